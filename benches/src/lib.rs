@@ -1,0 +1,1 @@
+//! Carries the benches of the workspace; see README.md beside it.

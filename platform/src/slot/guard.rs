@@ -1,0 +1,132 @@
+//! The guard of a section: plain stores on the way in and out.
+
+use core::marker::PhantomData;
+
+use super::{INSIDE, OUTSIDE, PAUSED, Reentered, STATE, SlotIndex, SlotState, Slots, light};
+use crate::sync::{MutexGuard, atomic::Ordering};
+
+/// Proof that the caller is inside a section of its slot.
+///
+/// Neither `Send` nor `Sync`: the slot belongs to this thread or CPU. Ends the
+/// section when dropped.
+#[derive(Debug)]
+pub struct SlotGuard<'s> {
+    slots: &'s Slots,
+    index: SlotIndex,
+    /// Held for as long as the guard of the fallback slot lives, pauses
+    /// included. `None` for a slot of one's own.
+    _fallback: Option<MutexGuard<'s, ()>>,
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl<'s> SlotGuard<'s> {
+    #[inline]
+    pub(super) fn enter_own(slots: &'s Slots, index: SlotIndex) -> Result<Self, Reentered> {
+        let state = &slots.states[index.as_usize()];
+        if state.section.load(Ordering::Relaxed) & STATE != OUTSIDE {
+            return Err(Reentered);
+        }
+        Ok(Self::begin(slots, index, None))
+    }
+
+    pub(super) fn enter_locked(
+        slots: &'s Slots,
+        index: SlotIndex,
+        lock: MutexGuard<'s, ()>,
+    ) -> Self {
+        Self::begin(slots, index, Some(lock))
+    }
+
+    #[inline]
+    fn begin(slots: &'s Slots, index: SlotIndex, lock: Option<MutexGuard<'s, ()>>) -> Self {
+        let guard = SlotGuard {
+            slots,
+            index,
+            _fallback: lock,
+            _not_send: PhantomData,
+        };
+        guard.step_in();
+        guard
+    }
+
+    /// The slot this guard is of.
+    #[inline]
+    pub fn index(&self) -> SlotIndex {
+        self.index
+    }
+
+    /// The table the slot belongs to.
+    #[inline]
+    pub fn slots(&self) -> &'s Slots {
+        self.slots
+    }
+
+    /// Runs `f` outside the section, so that nobody waits for it meanwhile:
+    /// for anything that takes long. Others may drain the slot during the
+    /// pause.
+    pub fn pause<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        /// Returns to the section even if `f` unwinds: the guard lives on.
+        struct Resume<'a, 's>(&'a SlotGuard<'s>);
+        impl Drop for Resume<'_, '_> {
+            fn drop(&mut self) {
+                self.0.step_in();
+            }
+        }
+        self.step_out();
+        let _resume = Resume(self);
+        f()
+    }
+
+    #[inline]
+    fn state(&self) -> &'s SlotState {
+        &self.slots.states[self.index.as_usize()]
+    }
+
+    /// Moves the counter on to the next value that says `state`. Plain load and
+    /// store: nobody else writes it.
+    #[inline]
+    fn set(&self, state: u64, ordering: Ordering) {
+        let section = &self.state().section;
+        let now = section.load(Ordering::Relaxed);
+        let step = state.wrapping_sub(now) & STATE;
+        section.store(now.wrapping_add(step), ordering);
+    }
+
+    /// Opens the section, or opens it again after a pause.
+    #[inline]
+    pub(super) fn step_in(&self) {
+        self.set(INSIDE, Ordering::Relaxed);
+        light(self.slots.asymmetric);
+        // Acquire: pairs with the release that lowered the flag.
+        if self.state().revoked.load(Ordering::Acquire) {
+            self.wait_for_outsider();
+        }
+    }
+
+    /// Lets outsiders have the slot while the guard lives on. The release
+    /// pairs with the acquire load of whoever waits for it.
+    #[inline]
+    pub(super) fn step_out(&self) {
+        self.set(PAUSED, Ordering::Release);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_for_outsider(&self) {
+        while self.state().revoked.load(Ordering::Acquire) {
+            self.step_out();
+            // The outsider holds this lock until it has lowered the flag.
+            drop(self.slots.outsider.lock());
+            self.set(INSIDE, Ordering::Relaxed);
+            light(self.slots.asymmetric);
+        }
+    }
+}
+
+impl Drop for SlotGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Before the lock of the fallback, a field, is released.
+        self.set(OUTSIDE, Ordering::Release);
+    }
+}

@@ -1,0 +1,198 @@
+//! Where the number of the caller's slot comes from.
+
+use core::marker::PhantomData;
+
+/// Tells which slot the caller has, and keeps it there.
+///
+/// # Safety
+///
+/// While the [`Pinned`] that names a slot lives,
+///
+/// * no other thread or CPU is given the same slot by this source, nor by any
+///   other source used with the same [`Slots`](super::Slots);
+/// * the caller does not move to another slot (kernel: the pin turns
+///   preemption off);
+/// * no interrupt handler enters that slot (kernel: either handlers do not use
+///   the core, or the pin turns interrupts off).
+pub unsafe trait SlotSource: Send + Sync {
+    /// What holds the caller in place: a preemption guard, or nothing.
+    type Pin;
+
+    /// The caller's slot. Called once per request: keep it cheap.
+    fn pin(&self) -> Pinned<Self::Pin>;
+}
+
+/// The caller's slot, and what keeps the caller on it until dropped.
+#[derive(Debug)]
+pub struct Pinned<P> {
+    own: Option<usize>,
+    _pin: P,
+}
+
+impl<P> Pinned<P> {
+    /// The slot `own`, kept by `pin`. `None` sends the caller to the fallback
+    /// slot, which is shared under a lock.
+    ///
+    /// # Safety
+    ///
+    /// What [`SlotSource`] demands holds for `own` until the result is dropped.
+    #[inline]
+    pub const unsafe fn new(own: Option<usize>, pin: P) -> Self {
+        Pinned { own, _pin: pin }
+    }
+
+    #[inline]
+    pub(super) fn own(&self) -> Option<usize> {
+        self.own
+    }
+}
+
+impl Pinned<()> {
+    /// The fallback slot, which anybody may enter.
+    #[inline]
+    pub const fn fallback() -> Self {
+        Pinned {
+            own: None,
+            _pin: (),
+        }
+    }
+}
+
+/// The source of a machine on which one CPU and no interrupt handler uses the
+/// core: always slot 0.
+#[derive(Debug)]
+pub struct OneCpu(PhantomData<()>);
+
+impl OneCpu {
+    /// The source.
+    ///
+    /// # Safety
+    ///
+    /// One CPU runs all code that uses the slots, none of it in interrupt
+    /// handlers, and no thread is preempted by another inside a request.
+    pub const unsafe fn new() -> Self {
+        OneCpu(PhantomData)
+    }
+}
+
+// SAFETY: the caller of `new` promised that there is one user only.
+unsafe impl SlotSource for OneCpu {
+    type Pin = ();
+    #[inline]
+    fn pin(&self) -> Pinned<()> {
+        // SAFETY: the caller of `OneCpu::new` promised that there is one user.
+        unsafe { Pinned::new(Some(0), ()) }
+    }
+}
+
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+pub use threads::ThreadSlots;
+
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+mod threads {
+    use core::{cell::Cell, marker::PhantomData};
+
+    use super::{Pinned, SlotSource};
+    use crate::sync::Mutex;
+
+    /// One slot per thread. The numbers are small, the same for every table,
+    /// and reused: a thread that ends gives its number back, and with it what
+    /// its slots had cached, to the next thread that starts.
+    ///
+    /// A request made inside another on the same thread (from a callback) is
+    /// refused with [`Reentered`](crate::Reentered) where the thread has a slot,
+    /// and would wait for ever on the fallback; do not nest requests.
+    #[derive(Clone, Copy, Debug, Default)]
+    pub struct ThreadSlots;
+
+    /// The pin of [`ThreadSlots`]: a thread is what it is, nothing needs
+    /// holding. Not `Send`, so that the section stays on its thread.
+    #[derive(Debug)]
+    pub struct OnThisThread(PhantomData<*mut ()>);
+
+    const UNKNOWN: u32 = u32::MAX;
+    /// The thread is ending: its number was given back.
+    const ENDED: u32 = u32::MAX - 1;
+
+    std::thread_local! {
+        static NUMBER: Cell<u32> = const { Cell::new(UNKNOWN) };
+        static GIVE_BACK: GiveBack = const { GiveBack };
+    }
+
+    struct Numbers {
+        next: u32,
+        free: alloc::vec::Vec<u32>,
+    }
+
+    static NUMBERS: std::sync::OnceLock<Mutex<Numbers>> = std::sync::OnceLock::new();
+
+    fn numbers() -> &'static Mutex<Numbers> {
+        NUMBERS.get_or_init(|| {
+            Mutex::new(Numbers {
+                next: 0,
+                free: alloc::vec::Vec::new(),
+            })
+        })
+    }
+
+    struct GiveBack;
+
+    impl Drop for GiveBack {
+        fn drop(&mut self) {
+            let number = NUMBER.replace(ENDED);
+            numbers().lock().free.push(number);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn first_use() -> Option<usize> {
+        if NUMBER.get() == ENDED {
+            return None;
+        }
+        let number = {
+            let mut numbers = numbers().lock();
+            match numbers.free.pop() {
+                Some(number) => number,
+                None => {
+                    let number = numbers.next;
+                    if number >= ENDED {
+                        return None;
+                    }
+                    numbers.next += 1;
+                    number
+                }
+            }
+        };
+        NUMBER.set(number);
+        if GIVE_BACK.try_with(|_| ()).is_err() {
+            // The thread is past its destructors: nobody would give it back.
+            NUMBER.set(ENDED);
+            numbers().lock().free.push(number);
+            return None;
+        }
+        Some(number as usize)
+    }
+
+    // SAFETY: a number is taken from `next` or the free list under a lock, and
+    // returns to the list only when its thread has set `ENDED`, after which the
+    // thread uses the fallback; so one living thread has it. User threads have
+    // no interrupt handlers (a signal handler must not call the core: it may
+    // allocate).
+    unsafe impl SlotSource for ThreadSlots {
+        type Pin = OnThisThread;
+
+        #[inline]
+        fn pin(&self) -> Pinned<OnThisThread> {
+            let number = NUMBER.get();
+            let own = if number < ENDED {
+                Some(number as usize)
+            } else {
+                first_use()
+            };
+            // SAFETY: see the trait's proof above; the pin is not `Send`, so the
+            // section stays on this thread.
+            unsafe { Pinned::new(own, OnThisThread(PhantomData)) }
+        }
+    }
+}
