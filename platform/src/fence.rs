@@ -21,6 +21,9 @@ pub enum Fences {
     /// One CPU runs everything (or nothing runs in parallel): a compiler
     /// barrier on both sides. Made by [`Fences::single_cpu`].
     SingleCpu(SingleCpu),
+    /// No light fence at all: the variant that the models must see fail.
+    #[cfg(all(test, loom))]
+    LightMissing,
     /// Linux `membarrier(2)`, `PRIVATE_EXPEDITED`. Made by
     /// [`Fences::detect`], which registers the process first.
     #[cfg(feature = "std")]
@@ -77,6 +80,10 @@ impl Fences {
     /// Whether the light side is a compiler barrier only.
     #[inline]
     pub const fn is_asymmetric(&self) -> bool {
+        #[cfg(all(test, loom))]
+        if matches!(self, Fences::LightMissing) {
+            return true;
+        }
         !cfg!(any(loom, shuttle)) && !matches!(self, Fences::Symmetric)
     }
 
@@ -89,6 +96,8 @@ impl Fences {
             Fences::Symmetric => fence(Ordering::SeqCst),
             Fences::Custom(CustomFence(heavy)) => heavy(),
             Fences::SingleCpu(_) => core::sync::atomic::compiler_fence(Ordering::SeqCst),
+            #[cfg(all(test, loom))]
+            Fences::LightMissing => fence(Ordering::SeqCst),
             #[cfg(feature = "std")]
             Fences::Membarrier(registered) => registered.issue(),
         }

@@ -21,8 +21,12 @@
 //! next one.
 
 mod guard;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod per_slot;
 mod source;
+#[cfg(all(test, feature = "std", not(any(loom, shuttle))))]
+mod tests;
 
 use alloc::{boxed::Box, vec::Vec};
 use core::fmt;

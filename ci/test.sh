@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# The README's test command: unit, property, integration and doc tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+command=$(sed -n 's/^\(cargo test .*\)$/\1/p' README.md | head -n 1)
+[ -n "$command" ] || { echo "README.md names no 'cargo test' command"; exit 1; }
+echo "+ $command"
+$command
