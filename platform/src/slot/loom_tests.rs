@@ -50,7 +50,7 @@ fn loom_owner_and_outsider_never_touch_the_data_at_once() {
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn loom_sees_the_missing_light_fence() {
     check(|| owner_against_outsider(Fences::LightMissing));
 }
@@ -125,7 +125,7 @@ fn loom_synchronize_waits_for_sections_that_may_have_seen_it() {
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn loom_sees_a_grace_period_without_the_light_fence() {
     check(|| reader_against_reclaimer(Fences::LightMissing));
 }
