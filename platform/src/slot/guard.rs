@@ -12,6 +12,8 @@ use crate::sync::{MutexGuard, atomic::Ordering};
 #[derive(Debug)]
 pub struct SlotGuard<'s> {
     slots: &'s Slots,
+    /// `slots.states[index]`, so that leaving costs no look-up.
+    state: &'s SlotState,
     index: SlotIndex,
     /// Held for as long as the guard of the fallback slot lives, pauses
     /// included. `None` for a slot of one's own.
@@ -23,10 +25,19 @@ impl<'s> SlotGuard<'s> {
     #[inline]
     pub(super) fn enter_own(slots: &'s Slots, index: SlotIndex) -> Result<Self, Reentered> {
         let state = &slots.states[index.as_usize()];
-        if state.section.load(Ordering::Relaxed) & STATE != OUTSIDE {
+        let now = state.section.load(Ordering::Relaxed);
+        if now & STATE != OUTSIDE {
             return Err(Reentered);
         }
-        Ok(Self::begin(slots, index, None))
+        let guard = SlotGuard {
+            slots,
+            state,
+            index,
+            _fallback: None,
+            _not_send: PhantomData,
+        };
+        guard.step_in(now.wrapping_add(INSIDE));
+        Ok(guard)
     }
 
     pub(super) fn enter_locked(
@@ -34,18 +45,14 @@ impl<'s> SlotGuard<'s> {
         index: SlotIndex,
         lock: MutexGuard<'s, ()>,
     ) -> Self {
-        Self::begin(slots, index, Some(lock))
-    }
-
-    #[inline]
-    fn begin(slots: &'s Slots, index: SlotIndex, lock: Option<MutexGuard<'s, ()>>) -> Self {
         let guard = SlotGuard {
             slots,
+            state: &slots.states[index.as_usize()],
             index,
-            _fallback: lock,
+            _fallback: Some(lock),
             _not_send: PhantomData,
         };
-        guard.step_in();
+        guard.step_back_in();
         guard
     }
 
@@ -69,7 +76,7 @@ impl<'s> SlotGuard<'s> {
         struct Resume<'a, 's>(&'a SlotGuard<'s>);
         impl Drop for Resume<'_, '_> {
             fn drop(&mut self) {
-                self.0.step_in();
+                self.0.step_back_in();
             }
         }
         self.step_out();
@@ -77,47 +84,50 @@ impl<'s> SlotGuard<'s> {
         f()
     }
 
+    /// The next value of the counter that says `state`. Plain load: nobody else
+    /// writes it.
     #[inline]
-    fn state(&self) -> &'s SlotState {
-        &self.slots.states[self.index.as_usize()]
+    fn next(&self, state: u64) -> u64 {
+        let now = self.state.section.load(Ordering::Relaxed);
+        now.wrapping_add(state.wrapping_sub(now) & STATE)
     }
 
-    /// Moves the counter on to the next value that says `state`. Plain load and
-    /// store: nobody else writes it.
+    /// Opens the section: `next` is the counter's next value that says so.
     #[inline]
-    fn set(&self, state: u64, ordering: Ordering) {
-        let section = &self.state().section;
-        let now = section.load(Ordering::Relaxed);
-        let step = state.wrapping_sub(now) & STATE;
-        section.store(now.wrapping_add(step), ordering);
-    }
-
-    /// Opens the section, or opens it again after a pause.
-    #[inline]
-    pub(super) fn step_in(&self) {
-        self.set(INSIDE, Ordering::Relaxed);
+    fn step_in(&self, next: u64) {
+        debug_assert_eq!(next & STATE, INSIDE);
+        self.state.section.store(next, Ordering::Relaxed);
         light(self.slots.asymmetric);
         // Acquire: pairs with the release that lowered the flag.
-        if self.state().revoked.load(Ordering::Acquire) {
+        if self.state.revoked.load(Ordering::Acquire) {
             self.wait_for_outsider();
         }
+    }
+
+    /// Opens the section again after a pause.
+    pub(super) fn step_back_in(&self) {
+        self.step_in(self.next(INSIDE));
     }
 
     /// Lets outsiders have the slot while the guard lives on. The release
     /// pairs with the acquire load of whoever waits for it.
     #[inline]
     pub(super) fn step_out(&self) {
-        self.set(PAUSED, Ordering::Release);
+        self.state
+            .section
+            .store(self.next(PAUSED), Ordering::Release);
     }
 
     #[cold]
     #[inline(never)]
     fn wait_for_outsider(&self) {
-        while self.state().revoked.load(Ordering::Acquire) {
+        while self.state.revoked.load(Ordering::Acquire) {
             self.step_out();
             // The outsider holds this lock until it has lowered the flag.
             drop(self.slots.outsider.lock());
-            self.set(INSIDE, Ordering::Relaxed);
+            self.state
+                .section
+                .store(self.next(INSIDE), Ordering::Relaxed);
             light(self.slots.asymmetric);
         }
     }
@@ -127,6 +137,8 @@ impl Drop for SlotGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         // Before the lock of the fallback, a field, is released.
-        self.set(OUTSIDE, Ordering::Release);
+        self.state
+            .section
+            .store(self.next(OUTSIDE), Ordering::Release);
     }
 }

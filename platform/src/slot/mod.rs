@@ -250,7 +250,7 @@ impl Slots {
             f(&mut Exclusive { slots: self })
         };
         if let Some(guard) = own {
-            guard.step_in();
+            guard.step_back_in();
         }
         result
     }
