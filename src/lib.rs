@@ -1,6 +1,9 @@
 //! The parts of the `dmabench` tool, as a library so that its tests and its command line share them.
 //!
 //! The core to embed lives in the member crates (`dmabench-dma` is the one to start with); this
-//! crate only measures it. [`report`] holds what a run found and how it is shown.
+//! crate only measures it. [`trace`] and [`workload`] say what to run, [`report`] holds what a run
+//! found and how it is shown.
 
 pub mod report;
+pub mod trace;
+pub mod workload;

@@ -1,0 +1,135 @@
+//! What to run: requests, each mapped once and unmapped once, in an order.
+//!
+//! A workload is data, the same for every mode. Traces and [generators](generate)
+//! make one through a [`Builder`], which lays the requests out so that a run
+//! walks them without looking anything up.
+
+mod builder;
+pub mod generate;
+
+pub use builder::Builder;
+
+use crate::report::{ParseStats, SizeCount, Source};
+
+/// Who may touch the memory of a request. Named from the processor's side, as
+/// in Linux.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The device reads it.
+    ToDevice,
+    /// The device writes it.
+    FromDevice,
+    /// Both; also where a trace does not say.
+    Bidirectional,
+}
+
+/// One physically contiguous piece of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Piece {
+    /// Physical address of its first byte.
+    pub phys: u64,
+    /// Its length in bytes, at least 1.
+    pub len_bytes: u64,
+}
+
+/// One map call and its unmap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Index into [`Workload::devices`].
+    pub device: u16,
+    /// Who may touch it.
+    pub direction: Direction,
+    /// Where a run keeps its mapping meanwhile: below [`Workload::live_max`],
+    /// and nobody else's while it is mapped.
+    pub place: u32,
+    first_piece: u32,
+    pieces: u32,
+    /// All its bytes.
+    pub bytes: u64,
+}
+
+/// What happens next. The number is an index into [`Workload::requests`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The request is mapped, then the device works on it.
+    Map(u32),
+    /// The device is done with it, then it is unmapped.
+    Unmap(u32),
+}
+
+/// Requests in the order in which they are mapped and unmapped. Every request
+/// is mapped once and later unmapped once, so that a workload can be repeated.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    /// Its name in tables and reports.
+    pub name: String,
+    /// What it is, in one sentence.
+    pub description: String,
+    /// Where it comes from.
+    pub source: Source,
+    /// What reading it met, where it was read.
+    pub parse: Option<ParseStats>,
+    /// Names of the devices; each has an address space of its own.
+    pub devices: Vec<String>,
+    /// Most requests mapped at once.
+    pub live_max: u32,
+    requests: Vec<Request>,
+    steps: Vec<Step>,
+    pieces: Vec<Piece>,
+}
+
+impl Workload {
+    /// Its requests, in the order of their map calls.
+    pub fn requests(&self) -> &[Request] {
+        &self.requests
+    }
+
+    /// What happens, in order.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The scatter list of `request`, which is one of this workload's.
+    #[inline]
+    pub fn pieces(&self, request: &Request) -> &[Piece] {
+        let first = request.first_piece as usize;
+        &self.pieces[first..first + request.pieces as usize]
+    }
+
+    /// Bytes of one pass.
+    pub fn bytes(&self) -> u64 {
+        self.requests.iter().map(|r| r.bytes).sum()
+    }
+
+    /// How often each size occurs, smallest first.
+    pub fn sizes(&self) -> Vec<SizeCount> {
+        let mut counts = std::collections::BTreeMap::new();
+        for request in &self.requests {
+            *counts.entry(request.bytes).or_insert(0) += 1;
+        }
+        (counts.into_iter())
+            .map(|(bytes, requests)| SizeCount { bytes, requests })
+            .collect()
+    }
+
+    /// The report's description of it.
+    pub fn summary(&self) -> crate::report::Workload {
+        let count = |direction| {
+            (self.requests.iter())
+                .filter(|r| r.direction == direction || r.direction == Direction::Bidirectional)
+                .count() as u64
+        };
+        crate::report::Workload {
+            name: self.name.clone(),
+            description: self.description.clone(),
+            source: self.source.clone(),
+            requests: self.requests.len() as u64,
+            bytes: self.bytes(),
+            to_device: count(Direction::ToDevice),
+            from_device: count(Direction::FromDevice),
+            live_max: u64::from(self.live_max),
+            sizes: self.sizes(),
+            parse: self.parse.clone(),
+        }
+    }
+}
