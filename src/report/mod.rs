@@ -1,12 +1,25 @@
 //! What a run found, and how it is shown: the result file, the terminal table, the HTML page.
 //!
-//! The runner fills a [`Report`]; everything here only reads it. Nothing is computed that is not
-//! in the report, so that `report.json` alone is enough to make the page again.
+//! The runner fills a [`Report`]; everything here only reads it. Nothing is shown that is not in
+//! the report or computed from it, so `report.json` alone is enough to make the page again.
 //!
-//! Three kinds of figure exist and are never mixed ([`Kind`]): *measured* (time our code took on
-//! this machine), *counted* (commands, accesses, pages: the same on every machine) and *modelled*
-//! (hardware time, from a named profile with its source).
+//! Three kinds of figure exist and are never mixed in silence ([`Kind`]): *measured* (time our
+//! code took on this machine), *counted* (commands, accesses, pages: the same on every machine)
+//! and *modelled* (hardware time, from a named profile with its source).
+//!
+//! A run calls [`check_out_dir`] before its work, [`write`] after it, and prints [`table`].
 
+mod html;
+mod plot;
+#[cfg(test)]
+mod sample;
 mod schema;
+mod table;
+mod units;
+mod verdict;
+mod write;
 
 pub use schema::*;
+pub use table::table;
+pub use verdict::{Verdict, verdicts};
+pub use write::{ReportError, Written, check_out_dir, read, write};
