@@ -7,7 +7,7 @@
 //! code took on this machine), *counted* (commands, accesses, pages: the same on every machine)
 //! and *modelled* (hardware time, from a named profile with its source).
 //!
-//! A run calls [`check_out_dir`] before its work, [`write`] after it, and prints [`table`].
+//! A run calls [`check_out_dir`] before its work, [`write()`] after it, and prints [`table()`].
 
 mod html;
 mod plot;
