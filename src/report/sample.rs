@@ -82,13 +82,20 @@ fn parameter(name: &str, value: f64, unit: &str) -> Parameter {
 }
 
 fn workload(name: &str) -> Workload {
+    let trace = name != HOSTILE;
     Workload {
         name: name.to_owned(),
         description: "A made-up load.".to_owned(),
-        source: Source::Trace {
-            path: format!("traces/{name}"),
-            format: "ftrace".to_owned(),
-            provenance: "made up".to_owned(),
+        source: if trace {
+            Source::Trace {
+                path: format!("traces/{HOSTILE}"),
+                format: "ftrace".to_owned(),
+                provenance: "made up".to_owned(),
+            }
+        } else {
+            Source::Generated {
+                generator: HOSTILE.to_owned(),
+            }
         },
         requests: 132,
         bytes: 132 * 131_072,
@@ -99,12 +106,12 @@ fn workload(name: &str) -> Workload {
             bytes: 131_072,
             requests: 132,
         }],
-        parse: Some(ParseStats {
+        parse: trace.then(|| ParseStats {
             lines: 1000,
             events: 900,
             unknown_lines: 99,
             damaged_lines: 1,
-            damaged_examples: vec!["x.txt:7: no address after iova=".to_owned()],
+            damaged_examples: vec![format!("{HOSTILE}:7: no address after iova=")],
             devices: vec!["0000:00:02.0".to_owned()],
             cpus: 1,
             ..ParseStats::default()

@@ -392,7 +392,10 @@ pub fn kinds() -> BTreeMap<String, Kind> {
 }
 
 const KINDS: &[(&str, Kind)] = &[
+    ("schema_version", Kind::Given),
+    ("started_unix_s", Kind::Given),
     ("run_seconds", Kind::Measured),
+    ("machine.cores", Kind::Given),
     ("machine.clock.tick_ns", Kind::Measured),
     ("machine.clock.cost_ns", Kind::Measured),
     ("seed", Kind::Given),
@@ -426,3 +429,6 @@ const KINDS: &[(&str, Kind)] = &[
     ("results[].unmap_curve", Kind::Measured),
     ("results[].exposure", Kind::Counted),
 ];
+
+#[cfg(test)]
+mod tests;
