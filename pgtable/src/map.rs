@@ -1,0 +1,516 @@
+//! Mapping: pass one checks the whole range and makes the tables, pass two
+//! writes.
+
+use dmabench_platform::{Iova, PhysAddr, SlotGuard, sync::atomic::Ordering};
+
+use crate::{
+    Format, MapError, PageTable, Prot, TableMemory, bulk,
+    format::{CLEANED, CONTIGUOUS, FROZEN, TABLE_OR_PAGE, VALID},
+    pool::NoTable,
+    table::Table,
+};
+
+/// Part of a range that lies in one table.
+#[derive(Clone, Copy)]
+pub(crate) struct Span {
+    /// Offset of the first byte from the start of the input space.
+    pub(crate) off: u64,
+    /// Offset of the last byte.
+    pub(crate) last: u64,
+    /// Where the first byte goes.
+    pub(crate) pa: u64,
+}
+
+impl Span {
+    /// What of the span lies in the entry that begins at `entry_off` and spans
+    /// `1 << shift`.
+    #[inline]
+    fn within(&self, entry_off: u64, shift: u32) -> Span {
+        let off = self.off.max(entry_off);
+        Span {
+            off,
+            last: self.last.min(entry_off + ((1 << shift) - 1)),
+            pa: self.pa + (off - self.off),
+        }
+    }
+
+    /// Whether one leaf of `1 << shift` bytes is exactly this span.
+    #[inline]
+    fn is_one_leaf(&self, shift: u32) -> bool {
+        self.last - self.off == (1 << shift) - 1 && self.pa & ((1 << shift) - 1) == 0
+    }
+}
+
+impl<F: Format, M: TableMemory> PageTable<F, M> {
+    /// Maps `len_bytes` from `iova` on to `paddr` on, with the largest pages
+    /// that fit: all of it or nothing.
+    ///
+    /// Where a block would fit but an empty table stands, pages go into that
+    /// table: replacing it would need an invalidation first.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`]; no translation has then changed. A mapping is never
+    /// overwritten.
+    #[inline]
+    pub fn map(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        paddr: PhysAddr,
+        len_bytes: u64,
+        prot: Prot,
+    ) -> Result<(), MapError> {
+        let (span, attrs) = self.map_span(slot, iova, paddr, len_bytes, prot)?;
+        // A range inside one last-level table, and too short for a block.
+        let in_one_table = (span.off ^ span.last) >> Self::LAST_TABLE_LG2 == 0;
+        let pages = (len_bytes >> F::PAGE_LG2) as usize;
+        if in_one_table
+            && pages < Self::ENTRIES
+            && let Some(table) = self.descend(span.off, F::PAGE_LG2)
+        {
+            let first = self.index(span.off, F::PAGE_LG2);
+            // SAFETY: `first` is in bounds, and so is the end, because the range
+            // lies in one table.
+            if unsafe { bulk::all_zero(table, first, pages) } {
+                // SAFETY: as above.
+                unsafe {
+                    self.write_run(table, F::PAGE_LG2, first, pages, span.pa, attrs, self.sizes)
+                };
+                self.pool.memory.publish();
+                return Ok(());
+            }
+        }
+        self.map_any(span, attrs, self.sizes)
+    }
+
+    /// As [`map`](Self::map), with pages of `page_bytes` at most: `count` of
+    /// them. `page_bytes` may be a size that only the contiguous hint gives.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`]; no translation has then changed.
+    pub fn map_pages(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        paddr: PhysAddr,
+        page_bytes: u64,
+        count: u64,
+        prot: Prot,
+    ) -> Result<(), MapError> {
+        if !page_bytes.is_power_of_two() || self.sizes & page_bytes == 0 {
+            return Err(MapError::PageSize { page_bytes });
+        }
+        let len_bytes = count.checked_mul(page_bytes).ok_or(MapError::IovaRange {
+            iova,
+            len_bytes: u64::MAX,
+        })?;
+        let (span, attrs) = self.map_span(slot, iova, paddr, len_bytes, prot)?;
+        if (iova.0 | paddr.0) & (page_bytes - 1) != 0 {
+            return Err(MapError::Misaligned {
+                iova,
+                paddr,
+                len_bytes,
+            });
+        }
+        self.map_any(span, attrs, page_bytes)
+    }
+
+    /// Checks everything but the tables.
+    #[inline(always)]
+    fn map_span(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        paddr: PhysAddr,
+        len_bytes: u64,
+        prot: Prot,
+    ) -> Result<(Span, u64), MapError> {
+        let span = Span {
+            off: iova.0.wrapping_sub(self.base),
+            last: iova
+                .0
+                .wrapping_sub(self.base)
+                .wrapping_add(len_bytes)
+                .wrapping_sub(1),
+            pa: paddr.0,
+        };
+        let pa_last = paddr.0.wrapping_add(len_bytes).wrapping_sub(1);
+        let attrs = self.leaf_attrs[prot.bits() as usize & (Prot::COUNT - 1)];
+        // A length of 0 wraps to a `last` before `off` or beyond `ia_mask`.
+        let refused = ((iova.0 | paddr.0 | len_bytes) & Self::PAGE_MASK != 0)
+            | (span.last < span.off)
+            | (span.last > self.ia_mask)
+            | (pa_last < paddr.0)
+            | (pa_last > self.pa_mask)
+            | (attrs == 0)
+            | !self.guard_is_ours(slot);
+        if refused {
+            return Err(self.refusal(slot, iova, paddr, len_bytes, prot));
+        }
+        Ok((span, attrs))
+    }
+
+    /// Which of the checks failed.
+    #[cold]
+    pub(crate) fn refusal(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        paddr: PhysAddr,
+        len_bytes: u64,
+        prot: Prot,
+    ) -> MapError {
+        if !self.guard_is_ours(slot) {
+            return MapError::WrongSlots;
+        }
+        if len_bytes == 0 {
+            return MapError::ZeroLength;
+        }
+        if !prot.intersects(Prot::READ_WRITE) {
+            return MapError::NoAccess(prot);
+        }
+        let off = iova.0.wrapping_sub(self.base);
+        match off.checked_add(len_bytes - 1) {
+            Some(last) if last <= self.ia_mask => {}
+            _ => return MapError::IovaRange { iova, len_bytes },
+        }
+        match paddr.0.checked_add(len_bytes - 1) {
+            Some(last) if last <= self.pa_mask => {}
+            _ => return MapError::PhysRange { paddr, len_bytes },
+        }
+        MapError::Misaligned {
+            iova,
+            paddr,
+            len_bytes,
+        }
+    }
+
+    /// Any range, any page sizes.
+    #[cold]
+    #[inline(never)]
+    fn map_any(&self, span: Span, attrs: u64, sizes: u64) -> Result<(), MapError> {
+        self.prepare(self.root, self.top_shift, span, sizes)?;
+        let result = self.write(self.root, self.top_shift, span, attrs, sizes);
+        self.pool.memory.publish();
+        result
+    }
+
+    /// Whether `sizes` allows leaves of `1 << shift`, alone or in runs.
+    #[inline]
+    fn leaf_allowed(shift: u32, sizes: u64) -> bool {
+        let run = F::contiguous_lg2(Self::level_of(shift));
+        sizes & (1 << shift | 1 << (shift + run)) != 0
+    }
+
+    /// Pass one: nothing is mapped in the span, and every table that pass two
+    /// needs is there.
+    ///
+    /// `table` has entries of `1 << shift`, and the span lies in it; the caller
+    /// is in a section.
+    pub(crate) fn prepare(
+        &self,
+        table: Table,
+        shift: u32,
+        span: Span,
+        sizes: u64,
+    ) -> Result<(), MapError> {
+        let first = self.index(span.off, shift);
+        let count = self.index(span.last, shift) - first + 1;
+        if shift == F::PAGE_LG2 {
+            // SAFETY: both ends are in bounds of the table.
+            if unsafe { bulk::all_zero(table, first, count) } {
+                return Ok(());
+            }
+            return Err(self.first_in_the_way(table, span));
+        }
+        let entry_off = span.off & !((1 << shift) - 1);
+        let leaves = Self::leaf_allowed(shift, sizes);
+        for i in 0..count {
+            let part = span.within(entry_off + ((i as u64) << shift), shift);
+            // SAFETY: in bounds, in a section.
+            let descriptor = unsafe { self.entry(table, first + i) }.load(Ordering::Acquire);
+            if descriptor == 0 && leaves && part.is_one_leaf(shift) {
+                continue;
+            }
+            if Self::is_leaf(descriptor, shift) {
+                return Err(MapError::Exists {
+                    iova: self.iova(part.off),
+                });
+            }
+            let child = self.child_for_map(table, first + i, descriptor, part.off)?;
+            self.prepare(child, shift - F::INDEX_BITS, part, sizes)?;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn first_in_the_way(&self, table: Table, span: Span) -> MapError {
+        let mut off = span.off;
+        while off < span.last {
+            // SAFETY: in bounds, in a section of the caller.
+            let entry = unsafe { self.entry(table, self.index(off, F::PAGE_LG2)) };
+            if entry.load(Ordering::Relaxed) != 0 {
+                break;
+            }
+            off += 1 << F::PAGE_LG2;
+        }
+        MapError::Exists {
+            iova: self.iova(off.min(span.last & !Self::PAGE_MASK)),
+        }
+    }
+
+    /// The IOVA at offset `off`.
+    #[inline(always)]
+    pub(crate) fn iova(&self, off: u64) -> Iova {
+        Iova(self.base + off)
+    }
+
+    /// The table below entry `index`, in service: made, thawed or put back if
+    /// need be. The entry is no leaf.
+    fn child_for_map(
+        &self,
+        table: Table,
+        index: usize,
+        seen: u64,
+        off: u64,
+    ) -> Result<Table, MapError> {
+        // SAFETY: the callers pass an index in bounds, in a section.
+        let entry = unsafe { self.entry(table, index) };
+        let mut seen = seen;
+        loop {
+            if seen & self.table_mask == self.table_want {
+                // SAFETY: a valid table descriptor, read in the section.
+                return Ok(unsafe { self.child(seen) });
+            }
+            if seen == 0 {
+                match self.install(table, index) {
+                    Ok(child) => return Ok(child),
+                    Err(InstallError::Lost(now)) => seen = now,
+                    Err(InstallError::NoTable(NoTable::OutOfMemory)) => {
+                        return Err(MapError::OutOfTables);
+                    }
+                    Err(InstallError::NoTable(NoTable::Unreachable(phys))) => {
+                        return Err(MapError::TableAddress(phys));
+                    }
+                }
+                continue;
+            }
+            if seen & FROZEN != 0 {
+                // `reclaim` is looking at the table, or has taken it out of
+                // service and waits for an invalidation. Taking it back makes
+                // its next compare-exchange fail. It is the table that walk
+                // caches may know, so no invalidation is needed.
+                let back = seen & !FROZEN | VALID;
+                seen = match entry.compare_exchange(seen, back, Ordering::AcqRel, Ordering::Acquire)
+                {
+                    Ok(_) => back,
+                    Err(now) => now,
+                };
+                continue;
+            }
+            if seen & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE {
+                // Another mapper has installed it and not yet cleaned it to
+                // memory; whoever comes first does.
+                // SAFETY: in bounds.
+                unsafe { self.clean(table, index, 1) };
+                let done = seen | CLEANED;
+                seen = match entry.compare_exchange(seen, done, Ordering::AcqRel, Ordering::Acquire)
+                {
+                    Ok(_) => done,
+                    Err(now) => now,
+                };
+                continue;
+            }
+            // A leaf has appeared: another caller maps the same range.
+            return Err(MapError::Conflict {
+                iova: self.iova(off),
+            });
+        }
+    }
+
+    /// Puts a new table into an empty entry.
+    fn install(&self, table: Table, index: usize) -> Result<Table, InstallError> {
+        let new = self.pool.take().map_err(InstallError::NoTable)?;
+        // The walker must see the zeroes before the descriptor (A4).
+        // SAFETY: the new table has so many entries.
+        unsafe { self.clean(new.table, 0, Self::ENTRIES) };
+        let descriptor = F::encode_oa(new.phys.0) | self.table_attrs();
+        // SAFETY: the callers pass an index in bounds, in a section.
+        let entry = unsafe { self.entry(table, index) };
+        match entry.compare_exchange(0, descriptor, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => {
+                self.pool.counters.live.fetch_add(1, Ordering::Relaxed);
+                if !self.config.coherent {
+                    // SAFETY: in bounds.
+                    unsafe { self.clean(table, index, 1) };
+                    // If this fails somebody else has cleaned it.
+                    let _ = entry.compare_exchange(
+                        descriptor,
+                        descriptor | CLEANED,
+                        Ordering::AcqRel,
+                        Ordering::Relaxed,
+                    );
+                }
+                Ok(new.table)
+            }
+            Err(now) => {
+                // SAFETY: nobody has seen the table, so it is all zero.
+                unsafe { self.pool.put(new) };
+                Err(InstallError::Lost(now))
+            }
+        }
+    }
+
+    /// Pass two: the leaves. Decides as pass one did, because the entries are as
+    /// pass one left them.
+    pub(crate) fn write(
+        &self,
+        table: Table,
+        shift: u32,
+        span: Span,
+        attrs: u64,
+        sizes: u64,
+    ) -> Result<(), MapError> {
+        let first = self.index(span.off, shift);
+        let count = self.index(span.last, shift) - first + 1;
+        if shift == F::PAGE_LG2 {
+            // SAFETY: both ends are in bounds of the table.
+            unsafe { self.write_run(table, shift, first, count, span.pa, attrs, sizes) };
+            return Ok(());
+        }
+        let entry_off = span.off & !((1 << shift) - 1);
+        let leaves = Self::leaf_allowed(shift, sizes);
+        // Neighbouring blocks are written as one run.
+        let mut run: Option<(usize, usize, u64)> = None;
+        for i in 0..count {
+            let part = span.within(entry_off + ((i as u64) << shift), shift);
+            // SAFETY: in bounds, in a section.
+            let descriptor = unsafe { self.entry(table, first + i) }.load(Ordering::Acquire);
+            if descriptor == 0 && leaves && part.is_one_leaf(shift) {
+                let (_, length, _) = run.get_or_insert((first + i, 0, part.pa));
+                *length += 1;
+                continue;
+            }
+            if let Some((start, length, pa)) = run.take() {
+                // SAFETY: these entries are in the table.
+                unsafe { self.write_run(table, shift, start, length, pa, attrs, sizes) };
+            }
+            if !Self::is_table(descriptor) {
+                return Err(MapError::Conflict {
+                    iova: self.iova(part.off),
+                });
+            }
+            // SAFETY: a valid table descriptor, read in the section.
+            let child = unsafe { self.child(descriptor) };
+            self.write(child, shift - F::INDEX_BITS, part, attrs, sizes)?;
+        }
+        if let Some((start, length, pa)) = run {
+            // SAFETY: these entries are in the table.
+            unsafe { self.write_run(table, shift, start, length, pa, attrs, sizes) };
+        }
+        Ok(())
+    }
+
+    /// Writes `count` leaves of `1 << shift` that map `pa` on, with the
+    /// contiguous hint where a whole run of it fits.
+    ///
+    /// # Safety
+    ///
+    /// The entries are in the table.
+    #[allow(clippy::too_many_arguments)]
+    #[inline(always)]
+    pub(crate) unsafe fn write_run(
+        &self,
+        table: Table,
+        shift: u32,
+        first: usize,
+        count: usize,
+        pa: u64,
+        attrs: u64,
+        sizes: u64,
+    ) {
+        let kind = if shift == F::PAGE_LG2 {
+            F::LAST_LEVEL_TYPE
+        } else {
+            VALID
+        };
+        let attrs = attrs | kind;
+        let run_lg2 = F::contiguous_lg2(Self::level_of(shift));
+        let run = 1_usize << run_lg2;
+        let hinted = run_lg2 > 0
+            && count >= run
+            && sizes >> (shift + run_lg2) & 1 != 0
+            // The run is aligned in both spaces or in neither.
+            && ((first as u64) << shift ^ pa) & ((1 << (shift + run_lg2)) - 1) == 0;
+        let (head, middle) = if hinted {
+            let head = first.wrapping_neg() & (run - 1);
+            let middle = count.saturating_sub(head) & !(run - 1);
+            (head, middle)
+        } else {
+            (count, 0)
+        };
+        if middle > 0 {
+            let tail = count - head - middle;
+            let middle_pa = pa + ((head as u64) << shift);
+            let tail_pa = middle_pa + ((middle as u64) << shift);
+            // SAFETY: parts of a run that is in the table.
+            unsafe {
+                Self::fill(table, shift, first, head, pa, attrs);
+                Self::fill(
+                    table,
+                    shift,
+                    first + head,
+                    middle,
+                    middle_pa,
+                    attrs | CONTIGUOUS,
+                );
+                Self::fill(table, shift, first + head + middle, tail, tail_pa, attrs);
+            }
+        } else {
+            // SAFETY: as promised.
+            unsafe { Self::fill(table, shift, first, count, pa, attrs) };
+        }
+        // SAFETY: as promised.
+        unsafe { self.clean(table, first, count) };
+    }
+
+    /// # Safety
+    ///
+    /// The entries are in the table.
+    #[inline(always)]
+    unsafe fn fill(
+        table: Table,
+        shift: u32,
+        mut first: usize,
+        mut count: usize,
+        mut pa: u64,
+        attrs: u64,
+    ) {
+        if F::OA_LINEAR_LG2 < 64 {
+            // Address bits that do not follow the others: stop where they change.
+            let window = 1_u64 << F::OA_LINEAR_LG2;
+            while count > 0 {
+                let left = (window - (pa & (window - 1))) >> shift;
+                let part = count.min(left as usize);
+                // SAFETY: part of the run.
+                unsafe {
+                    bulk::fill(table, first, part, F::encode_oa(pa) | attrs, 1 << shift);
+                }
+                first += part;
+                count -= part;
+                pa += (part as u64) << shift;
+            }
+        } else {
+            // SAFETY: as promised.
+            unsafe { bulk::fill(table, first, count, F::encode_oa(pa) | attrs, 1 << shift) };
+        }
+    }
+}
+
+enum InstallError {
+    /// Another caller was faster: this is there now.
+    Lost(u64),
+    NoTable(NoTable),
+}

@@ -1,0 +1,505 @@
+//! The page table: creation, the walk, registers, statistics, the end.
+
+use core::{fmt, marker::PhantomData};
+
+use dmabench_platform::{
+    Iova, PhysAddr, SlotGuard, Slots,
+    sync::{Arc, Mutex, atomic::Ordering},
+};
+
+use crate::{
+    CreateError, DetachedTables, Format, Geometry, Level, Prot, Quirks, Registers, TableConfig,
+    TableMemory, TableRef,
+    format::{CLEANED, CONTIGUOUS, FROZEN, NS_TABLE, TABLE_OR_PAGE, VALID},
+    pool::{NoTable, Pool},
+    table::Table,
+};
+
+/// A translation table of format `F` in memory `M`. See the crate's
+/// documentation for who may call what at the same time.
+pub struct PageTable<F: Format, M: TableMemory> {
+    pub(crate) root: Table,
+    /// Base-2 logarithm of what one root entry spans.
+    pub(crate) top_shift: u32,
+    pub(crate) root_mask: usize,
+    /// Subtracted from an IOVA: the start of the upper half, or 0.
+    pub(crate) base: u64,
+    /// Highest offset from `base`.
+    pub(crate) ia_mask: u64,
+    /// Highest output address.
+    pub(crate) pa_mask: u64,
+    /// A table descriptor that needs no attention has `table_want` in the bits
+    /// of `table_mask`.
+    pub(crate) table_mask: u64,
+    pub(crate) table_want: u64,
+    /// Page sizes `map` may use.
+    pub(crate) sizes: u64,
+    /// Attribute bits by protection; 0 for one that grants nothing.
+    pub(crate) leaf_attrs: [u64; Prot::COUNT],
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) pool: Pool<M>,
+    /// Held by whoever frees tables or looks for empty ones.
+    pub(crate) maintenance: Mutex<()>,
+    pub(crate) config: TableConfig,
+    geometry: Geometry,
+    root_ref: TableRef,
+    _format: PhantomData<F>,
+}
+
+/// What an address translates to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Translation {
+    /// The output address of the very byte asked for.
+    pub paddr: PhysAddr,
+    /// Size of the page or block, in bytes; of the whole run where the
+    /// contiguous hint is set.
+    pub page_bytes: u64,
+    /// The level of the entry.
+    pub level: Level,
+    /// Whether the entry has the contiguous hint.
+    pub contiguous: bool,
+    /// What it allows.
+    pub prot: Prot,
+}
+
+/// Counts of table pages. Exact when no call is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TableStats {
+    /// Bytes of one table, the root aside.
+    pub table_bytes: u64,
+    /// Bytes of the root.
+    pub root_bytes: u64,
+    /// Tables in the tree, the root aside.
+    pub live: u64,
+    /// Tables taken out of the tree and not yet released; a list that was
+    /// dropped stays counted here.
+    pub detached: u64,
+    /// Released tables that wait for `collect`.
+    pub limbo: u64,
+    /// Empty tables kept for the next use.
+    pub spare: u64,
+    /// Tables given up after callers used one range at the same time.
+    pub lost: u64,
+    /// Times a table was wanted and there was none.
+    pub failed: u64,
+}
+
+impl TableStats {
+    /// Bytes of memory taken for tables, in whatever state.
+    pub const fn bytes(&self) -> u64 {
+        self.root_bytes
+            + self.table_bytes * (self.live + self.detached + self.limbo + self.spare + self.lost)
+    }
+}
+
+impl<F: Format, M: TableMemory> PageTable<F, M> {
+    /// Bytes of a table below the root.
+    pub(crate) const TABLE_BYTES: usize = 8 << F::INDEX_BITS;
+    /// Entries of a table below the root.
+    pub(crate) const ENTRIES: usize = 1 << F::INDEX_BITS;
+    /// Base-2 logarithm of what a last-level table spans.
+    pub(crate) const LAST_TABLE_LG2: u32 = F::PAGE_LG2 + F::INDEX_BITS;
+    pub(crate) const PAGE_MASK: u64 = (1 << F::PAGE_LG2) - 1;
+
+    /// An empty table. Requests on it carry guards of `slots`.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`] says which part of `config` the format cannot do, or that
+    /// `memory` has no root for it.
+    pub fn new(config: TableConfig, memory: M, slots: Arc<Slots>) -> Result<Self, CreateError> {
+        let checked = config.check::<F>()?;
+        let geometry = checked.geometry;
+        let pa_mask = low_bits(config.oas);
+        let pool = Pool::new(memory, Self::TABLE_BYTES, config.spare_tables, pa_mask);
+        let root_bytes = geometry.root_bytes().max(64);
+        let root_ref = pool.from_memory(root_bytes).map_err(|error| match error {
+            NoTable::OutOfMemory => CreateError::OutOfTables,
+            NoTable::Unreachable(phys) => CreateError::TableAddress(phys),
+        })?;
+        let mut leaf_attrs = [0; Prot::COUNT];
+        for (bits, attrs) in leaf_attrs.iter_mut().enumerate() {
+            if let Some(prot) = Prot::from_bits(bits as u8) {
+                *attrs = F::attrs(prot, config.quirks).unwrap_or(0);
+            }
+        }
+        let ia_mask = low_bits(config.ias);
+        let cleaned = if config.coherent { 0 } else { CLEANED };
+        Ok(PageTable {
+            root: Table::new(root_ref.ptr),
+            top_shift: Self::shift_of(geometry.start),
+            root_mask: (1 << geometry.root_bits) - 1,
+            base: if config.quirks.contains(Quirks::TTBR1) {
+                !ia_mask
+            } else {
+                0
+            },
+            ia_mask,
+            pa_mask,
+            table_mask: VALID | TABLE_OR_PAGE | FROZEN | cleaned,
+            table_want: VALID | TABLE_OR_PAGE | cleaned,
+            sizes: checked.sizes,
+            leaf_attrs,
+            slots,
+            pool,
+            maintenance: Mutex::new(()),
+            config,
+            geometry,
+            root_ref,
+            _format: PhantomData,
+        })
+    }
+
+    /// Base-2 logarithm of what an entry of `level` spans.
+    pub(crate) fn shift_of(level: Level) -> u32 {
+        F::PAGE_LG2 + (3 - level.get()) as u32 * F::INDEX_BITS
+    }
+
+    /// The level whose entries span `1 << shift` bytes.
+    #[inline(always)]
+    pub(crate) fn level_of(shift: u32) -> Level {
+        Level::from_i32(3 - ((shift - F::PAGE_LG2) / F::INDEX_BITS) as i32)
+    }
+
+    /// Index of the entry for `off` in the table whose entries span
+    /// `1 << shift`. In bounds of that table for any `off` up to `ia_mask`.
+    #[inline(always)]
+    pub(crate) fn index(&self, off: u64, shift: u32) -> usize {
+        let mask = if shift == self.top_shift {
+            self.root_mask
+        } else {
+            Self::ENTRIES - 1
+        };
+        (off >> shift) as usize & mask
+    }
+
+    /// Entry `index` of a table the caller reached in its section.
+    ///
+    /// # Safety
+    ///
+    /// * `table` is the root, or was read from a descriptor by a caller whose
+    ///   section (or maintenance lock) began before and still lasts; or it is
+    ///   held by a token. Tables are freed by `collect` only, which waits for
+    ///   the former and has no hold on the latter.
+    /// * `index` came from [`index`](Self::index) for that table.
+    #[inline(always)]
+    pub(crate) unsafe fn entry(
+        &self,
+        table: Table,
+        index: usize,
+    ) -> &dmabench_platform::sync::atomic::AtomicU64 {
+        // SAFETY: as promised; the lifetime is bound to `&self`, and callers use
+        // the result within the section.
+        unsafe { table.entry(index) }
+    }
+
+    /// The table a descriptor points to.
+    ///
+    /// # Safety
+    ///
+    /// `descriptor` is a table descriptor (valid or out of service) read from a
+    /// table of this page table, under the conditions of [`entry`](Self::entry).
+    #[inline(always)]
+    pub(crate) unsafe fn child(&self, descriptor: u64) -> Table {
+        let phys = PhysAddr(F::decode_oa(descriptor));
+        // SAFETY: every table descriptor in the tree was made by `install` from
+        // a table of this memory, and the table is not freed meanwhile.
+        Table::new(unsafe { self.pool.memory.phys_to_ptr(phys) })
+    }
+
+    /// The table for `off` whose entries span `1 << target`, if every
+    /// descriptor on the way is there and needs no attention.
+    ///
+    /// The caller holds a guard of `self.slots`, and `off` is at most `ia_mask`.
+    #[inline(always)]
+    pub(crate) fn descend(&self, off: u64, target: u32) -> Option<Table> {
+        let mut table = self.root;
+        let mut shift = self.top_shift;
+        let mut index = (off >> shift) as usize;
+        while shift > target {
+            // SAFETY: the caller is in a section, and the index is in bounds:
+            // of the root because `off` is, of others by the mask.
+            let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
+            if descriptor & self.table_mask != self.table_want {
+                return None;
+            }
+            // SAFETY: a valid table descriptor, read in the section.
+            table = unsafe { self.child(descriptor) };
+            shift -= F::INDEX_BITS;
+            index = (off >> shift) as usize & (Self::ENTRIES - 1);
+        }
+        Some(table)
+    }
+
+    /// As [`descend`](Self::descend), for a range whose tables this section has
+    /// found or made: `reclaim` may look at them meanwhile, but not take them.
+    #[inline(always)]
+    pub(crate) fn descend_prepared(&self, off: u64, target: u32) -> Option<Table> {
+        let mut table = self.root;
+        let mut shift = self.top_shift;
+        let mut index = (off >> shift) as usize;
+        while shift > target {
+            // SAFETY: as in `descend`.
+            let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
+            if !Self::is_table(descriptor) {
+                return None;
+            }
+            // SAFETY: a valid table descriptor, read in the section.
+            table = unsafe { self.child(descriptor) };
+            shift -= F::INDEX_BITS;
+            index = (off >> shift) as usize & (Self::ENTRIES - 1);
+        }
+        Some(table)
+    }
+
+    /// Whether `descriptor`, in a table whose entries span `1 << shift`, is a
+    /// leaf.
+    #[inline(always)]
+    pub(crate) fn is_leaf(descriptor: u64, shift: u32) -> bool {
+        if shift == F::PAGE_LG2 {
+            descriptor & 3 == F::LAST_LEVEL_TYPE
+        } else {
+            descriptor & 3 == VALID
+        }
+    }
+
+    /// Whether `descriptor`, above the last level, points to a table.
+    #[inline(always)]
+    pub(crate) fn is_table(descriptor: u64) -> bool {
+        descriptor & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE
+    }
+
+    #[inline(always)]
+    pub(crate) fn guard_is_ours(&self, slot: &SlotGuard<'_>) -> bool {
+        core::ptr::eq(slot.slots(), &*self.slots)
+    }
+
+    /// What `iova` translates to, or `None` where nothing is mapped (or the
+    /// guard is of another slot table). Runs beside everything else.
+    #[inline]
+    pub fn translate(&self, slot: &SlotGuard<'_>, iova: Iova) -> Option<Translation> {
+        let off = iova.0.wrapping_sub(self.base);
+        if off > self.ia_mask || !self.guard_is_ours(slot) {
+            return None;
+        }
+        let mut table = self.root;
+        let mut shift = self.top_shift;
+        let mut index = (off >> shift) as usize;
+        loop {
+            // SAFETY: in a section of our slots; the index is in bounds: of the
+            // root because `off` is, of others by the mask.
+            let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
+            if Self::is_leaf(descriptor, shift) {
+                return Some(Self::translation(descriptor, shift, off));
+            }
+            if shift == F::PAGE_LG2 || !Self::is_table(descriptor) {
+                return None;
+            }
+            // SAFETY: a valid table descriptor, read in the section.
+            table = unsafe { self.child(descriptor) };
+            shift -= F::INDEX_BITS;
+            index = (off >> shift) as usize & (Self::ENTRIES - 1);
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn translation(descriptor: u64, shift: u32, off: u64) -> Translation {
+        let level = Self::level_of(shift);
+        let contiguous = descriptor & CONTIGUOUS != 0;
+        let run_lg2 = if contiguous {
+            F::contiguous_lg2(level)
+        } else {
+            0
+        };
+        let inside = (1 << shift) - 1;
+        Translation {
+            paddr: PhysAddr(F::decode_oa(descriptor) & !inside | off & inside),
+            page_bytes: 1 << (shift + run_lg2),
+            level,
+            contiguous,
+            prot: F::prot(descriptor),
+        }
+    }
+
+    /// What the walker must be told.
+    pub fn registers(&self) -> Registers {
+        Registers::new::<F>(
+            &self.geometry,
+            self.root_ref.phys,
+            self.config.oas,
+            self.config.quirks,
+            self.config.coherent,
+        )
+    }
+
+    /// First level and size of the root.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// What the table was made with.
+    pub fn config(&self) -> &TableConfig {
+        &self.config
+    }
+
+    /// The page sizes `map` uses, one bit each.
+    pub fn page_sizes(&self) -> u64 {
+        self.sizes
+    }
+
+    /// The memory the tables are in.
+    pub fn memory(&self) -> &M {
+        &self.pool.memory
+    }
+
+    /// The slot table whose guards this page table takes.
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
+    /// The first and the last address that can be mapped.
+    pub fn input_range(&self) -> (Iova, Iova) {
+        (Iova(self.base), Iova(self.base + self.ia_mask))
+    }
+
+    /// Counts of table pages.
+    pub fn stats(&self) -> TableStats {
+        let counters = &self.pool.counters;
+        TableStats {
+            table_bytes: Self::TABLE_BYTES as u64,
+            root_bytes: self.geometry.root_bytes().max(64) as u64,
+            live: counters.live.load(Ordering::Relaxed),
+            detached: counters.detached.load(Ordering::Relaxed),
+            limbo: self.pool.limbo_count(),
+            spare: self.pool.spare_count(),
+            lost: counters.lost.load(Ordering::Relaxed),
+            failed: counters.failed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes back tables that unmaps detached. They wait in limbo until
+    /// [`collect`](Self::collect) knows that no section can still read them.
+    ///
+    /// # Safety
+    ///
+    /// * Every table came from this page table.
+    /// * An invalidation of their spans, walk caches included, began after they
+    ///   were detached and has completed (invariant A2).
+    pub unsafe fn release(&self, tables: DetachedTables) {
+        // SAFETY: as promised by the caller.
+        unsafe { self.pool.to_limbo(tables) };
+    }
+
+    /// Frees what is in limbo: to the spare tables first, then to memory.
+    /// Returns how many tables came free. Waits for the sections that are open
+    /// (see [`Slots::synchronize`]): call it off the hot path, with no guard of
+    /// this slot table held.
+    pub fn collect(&self) -> u64 {
+        let _maintenance = self.maintenance.lock();
+        self.collect_locked()
+    }
+
+    /// As `collect`; the caller holds the maintenance lock.
+    pub(crate) fn collect_locked(&self) -> u64 {
+        // SAFETY: whoever can know a dead table read its address in a section
+        // that began before it was detached, hence before now, and
+        // `synchronize` waits for that section; or it holds the maintenance lock,
+        // which is ours.
+        unsafe { self.pool.collect(|| self.slots.synchronize()) }
+    }
+
+    /// Gives spare tables back to memory until at most `keep` are left.
+    pub fn trim_spare(&self, keep: u64) {
+        self.pool.trim(keep);
+    }
+
+    /// Makes earlier stores to `count` entries visible to a walker that does
+    /// not snoop.
+    ///
+    /// # Safety
+    ///
+    /// The table has more than `first + count - 1` entries.
+    #[inline(always)]
+    pub(crate) unsafe fn clean(&self, table: Table, first: usize, count: usize) {
+        if !self.config.coherent {
+            // SAFETY: in bounds as promised.
+            let ptr = unsafe { table.entry_ptr(first) };
+            self.pool.memory.clean(ptr, count);
+        }
+    }
+
+    /// Attribute bits of a table descriptor.
+    pub(crate) fn table_attrs(&self) -> u64 {
+        let ns = if self.config.quirks.contains(Quirks::NS) {
+            NS_TABLE
+        } else {
+            0
+        };
+        VALID | TABLE_OR_PAGE | ns
+    }
+
+    /// # Safety
+    ///
+    /// Nobody else uses the tables below `table` any more.
+    unsafe fn free_below(&mut self, table: Table, shift: u32, entries: usize) {
+        if shift == F::PAGE_LG2 {
+            return;
+        }
+        for index in 0..entries {
+            // SAFETY: in bounds, and the table is ours alone.
+            let descriptor = unsafe { table.entry(index) }.load(Ordering::Relaxed);
+            // Out of service, but never taken out: `reclaim` was interrupted by
+            // a panic.
+            let parked = descriptor & (FROZEN | VALID) == FROZEN;
+            if !Self::is_table(descriptor) && !parked {
+                continue;
+            }
+            // SAFETY: a table descriptor in our tree; the table is ours alone.
+            unsafe {
+                let child = self.child(descriptor);
+                self.free_below(child, shift - F::INDEX_BITS, Self::ENTRIES);
+                self.pool.memory.free(
+                    TableRef {
+                        ptr: child.ptr(),
+                        phys: PhysAddr(F::decode_oa(descriptor)),
+                    },
+                    Self::TABLE_BYTES,
+                );
+            }
+        }
+    }
+}
+
+/// The low `bits` bits set; `bits` is between 1 and 63.
+pub(crate) const fn low_bits(bits: u32) -> u64 {
+    (1 << bits) - 1
+}
+
+impl<F: Format, M: TableMemory> Drop for PageTable<F, M> {
+    /// Frees every table, those with live translations too. Take the table out
+    /// of the walker's registers, and invalidate, before. Detached tables
+    /// that were not released stay allocated.
+    fn drop(&mut self) {
+        // SAFETY: `&mut self`: no call is under way, hence no section reads the
+        // tables, and limbo needs no wait.
+        unsafe {
+            self.pool.collect(|| ());
+            self.free_below(self.root, self.top_shift, self.root_mask + 1);
+            self.pool.trim(0);
+            let root_bytes = self.geometry.root_bytes().max(64);
+            self.pool.memory.free(self.root_ref, root_bytes);
+        }
+    }
+}
+
+impl<F: Format, M: TableMemory> fmt::Debug for PageTable<F, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageTable")
+            .field("config", &self.config)
+            .field("root", &self.root_ref.phys)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

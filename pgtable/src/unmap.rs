@@ -1,0 +1,292 @@
+//! Unmapping: pass one checks that the whole range is mapped and cuts no block
+//! or run, pass two clears and tells the sink.
+
+use dmabench_platform::{Iova, PhysAddr, SlotGuard, sync::atomic::Ordering};
+
+use crate::{
+    DetachedTable, Format, PageTable, TableMemory, UnmapError, UnmapSink, bulk, format::CONTIGUOUS,
+    table::Table,
+};
+
+impl<F: Format, M: TableMemory> PageTable<F, M> {
+    /// Unmaps `len_bytes` from `iova` on: all of it or nothing. The range may
+    /// join several mappings; each page of it must be mapped, and blocks and
+    /// contiguous runs must lie in it whole.
+    ///
+    /// `sink` hears of every range that was translated and of every table that
+    /// the range covered.
+    ///
+    /// # Errors
+    ///
+    /// [`UnmapError`]; no translation has then changed, and `sink` was not
+    /// called.
+    #[inline]
+    pub fn unmap<S: UnmapSink>(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        len_bytes: u64,
+        sink: &mut S,
+    ) -> Result<(), UnmapError> {
+        let off = iova.0.wrapping_sub(self.base);
+        let last = off.wrapping_add(len_bytes).wrapping_sub(1);
+        // A length of 0 wraps to a `last` before `off` or beyond `ia_mask`.
+        let refused = ((iova.0 | len_bytes) & Self::PAGE_MASK != 0)
+            | (last < off)
+            | (last > self.ia_mask)
+            | !self.guard_is_ours(slot);
+        if refused {
+            return Err(self.unmap_refusal(slot, iova, len_bytes));
+        }
+        let in_one_table = (off ^ last) >> Self::LAST_TABLE_LG2 == 0;
+        let pages = (len_bytes >> F::PAGE_LG2) as usize;
+        if in_one_table
+            && pages < Self::ENTRIES
+            && let Some(table) = self.descend(off, F::PAGE_LG2)
+        {
+            let first = self.index(off, F::PAGE_LG2);
+            // SAFETY: `first` is in bounds, and so is the end, because the range
+            // lies in one table.
+            let whole = unsafe { self.is_whole(table, F::PAGE_LG2, first, pages) };
+            if whole {
+                // SAFETY: as above.
+                unsafe {
+                    bulk::clear(table, first, pages);
+                    self.clean(table, first, pages);
+                }
+                self.pool.memory.publish();
+                sink.leaves(iova, len_bytes, Self::level_of(F::PAGE_LG2));
+                return Ok(());
+            }
+        }
+        self.unmap_any(off, last, sink)
+    }
+
+    #[cold]
+    fn unmap_refusal(&self, slot: &SlotGuard<'_>, iova: Iova, len_bytes: u64) -> UnmapError {
+        if !self.guard_is_ours(slot) {
+            return UnmapError::WrongSlots;
+        }
+        if len_bytes == 0 {
+            return UnmapError::ZeroLength;
+        }
+        let off = iova.0.wrapping_sub(self.base);
+        match off.checked_add(len_bytes - 1) {
+            Some(last) if last <= self.ia_mask => UnmapError::Misaligned { iova, len_bytes },
+            _ => UnmapError::IovaRange { iova, len_bytes },
+        }
+    }
+
+    /// Whether `count` last-level entries are all pages, and no contiguous run
+    /// is cut at either end.
+    ///
+    /// # Safety
+    ///
+    /// The entries are in the table.
+    #[inline(always)]
+    unsafe fn is_whole(&self, table: Table, shift: u32, first: usize, count: usize) -> bool {
+        // SAFETY: as promised.
+        let common = unsafe { bulk::and_all(table, first, count) };
+        if common & 3 != F::LAST_LEVEL_TYPE {
+            return false;
+        }
+        // SAFETY: as promised.
+        unsafe { self.cut_run(table, shift, first, count) }.is_none()
+    }
+
+    /// The index of the first entry of a contiguous run that the entries
+    /// cut.
+    ///
+    /// # Safety
+    ///
+    /// The entries are in the table, and there is at least one.
+    #[inline(always)]
+    unsafe fn cut_run(
+        &self,
+        table: Table,
+        shift: u32,
+        first: usize,
+        count: usize,
+    ) -> Option<usize> {
+        let run_lg2 = F::contiguous_lg2(Self::level_of(shift));
+        let inside = (1_usize << run_lg2) - 1;
+        let end = first + count;
+        // SAFETY: as promised.
+        let hinted =
+            |index| unsafe { table.entry(index) }.load(Ordering::Relaxed) & CONTIGUOUS != 0;
+        if first & inside != 0 && hinted(first) {
+            return Some(first & !inside);
+        }
+        if end & inside != 0 && hinted(end - 1) {
+            return Some(end & !inside);
+        }
+        None
+    }
+
+    /// Any range.
+    #[cold]
+    #[inline(never)]
+    fn unmap_any<S: UnmapSink>(&self, off: u64, last: u64, sink: &mut S) -> Result<(), UnmapError> {
+        self.check_mapped(self.root, self.top_shift, off, last)?;
+        self.clear_span(self.root, self.top_shift, off, last, sink);
+        self.pool.memory.publish();
+        Ok(())
+    }
+
+    /// Pass one. `table` has entries of `1 << shift`, and the span lies in it;
+    /// the caller is in a section.
+    pub(crate) fn check_mapped(
+        &self,
+        table: Table,
+        shift: u32,
+        off: u64,
+        last: u64,
+    ) -> Result<(), UnmapError> {
+        let first = self.index(off, shift);
+        let count = self.index(last, shift) - first + 1;
+        let entry_off = off & !((1 << shift) - 1);
+        if shift == F::PAGE_LG2 {
+            // SAFETY: both ends are in bounds of the table.
+            let common = unsafe { bulk::and_all(table, first, count) };
+            if common & 3 != F::LAST_LEVEL_TYPE {
+                return Err(self.first_unmapped(table, off, last));
+            }
+        } else {
+            for i in 0..count {
+                let start = entry_off + ((i as u64) << shift);
+                let (o, l) = (off.max(start), last.min(start + ((1 << shift) - 1)));
+                // SAFETY: in bounds, in a section.
+                let descriptor = unsafe { self.entry(table, first + i) }.load(Ordering::Acquire);
+                if Self::is_leaf(descriptor, shift) {
+                    if l - o != (1 << shift) - 1 {
+                        return Err(self.part_of_leaf(start, shift, descriptor));
+                    }
+                } else if Self::is_table(descriptor) {
+                    // SAFETY: a valid table descriptor, read in the section.
+                    let child = unsafe { self.child(descriptor) };
+                    self.check_mapped(child, shift - F::INDEX_BITS, o, l)?;
+                } else {
+                    return Err(UnmapError::NotMapped { iova: self.iova(o) });
+                }
+            }
+        }
+        // SAFETY: both ends are in bounds of the table.
+        if let Some(run) = unsafe { self.cut_run(table, shift, first, count) } {
+            let start = entry_off - ((first as u64) << shift) + ((run as u64) << shift);
+            return Err(self.part_of_leaf(start, shift, CONTIGUOUS));
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn part_of_leaf(&self, start: u64, shift: u32, descriptor: u64) -> UnmapError {
+        let level = Self::level_of(shift);
+        let run_lg2 = if descriptor & CONTIGUOUS != 0 {
+            F::contiguous_lg2(level)
+        } else {
+            0
+        };
+        let len_bytes = 1 << (shift + run_lg2);
+        UnmapError::PartOfLeaf {
+            iova: self.iova(start & !(len_bytes - 1)),
+            len_bytes,
+            level,
+        }
+    }
+
+    #[cold]
+    fn first_unmapped(&self, table: Table, off: u64, last: u64) -> UnmapError {
+        let mut at = off;
+        while at < last {
+            // SAFETY: in bounds, in a section of the caller.
+            let entry = unsafe { self.entry(table, self.index(at, F::PAGE_LG2)) };
+            if !Self::is_leaf(entry.load(Ordering::Relaxed), F::PAGE_LG2) {
+                break;
+            }
+            at += 1 << F::PAGE_LG2;
+        }
+        UnmapError::NotMapped {
+            iova: self.iova(at.min(last & !Self::PAGE_MASK)),
+        }
+    }
+
+    /// Pass two. Total on anything that another caller's bug has put there
+    /// meanwhile.
+    fn clear_span<S: UnmapSink>(
+        &self,
+        table: Table,
+        shift: u32,
+        off: u64,
+        last: u64,
+        sink: &mut S,
+    ) {
+        let first = self.index(off, shift);
+        let count = self.index(last, shift) - first + 1;
+        let level = Self::level_of(shift);
+        let clear = |first: usize, count: usize, off: u64, sink: &mut S| {
+            // SAFETY: these entries are in the table.
+            unsafe {
+                bulk::clear(table, first, count);
+                self.clean(table, first, count);
+            }
+            sink.leaves(self.iova(off), (count as u64) << shift, level);
+        };
+        if shift == F::PAGE_LG2 {
+            clear(first, count, off, sink);
+            return;
+        }
+        let entry_off = off & !((1 << shift) - 1);
+        // Neighbouring blocks are cleared as one run.
+        let mut run: Option<(usize, usize, u64)> = None;
+        for i in 0..count {
+            let start = entry_off + ((i as u64) << shift);
+            // SAFETY: in bounds, in a section.
+            let entry = unsafe { self.entry(table, first + i) };
+            let descriptor = entry.load(Ordering::Acquire);
+            if Self::is_leaf(descriptor, shift) {
+                let (_, length, _) = run.get_or_insert((first + i, 0, start));
+                *length += 1;
+                continue;
+            }
+            if let Some((index, length, start)) = run.take() {
+                clear(index, length, start, sink);
+            }
+            if !Self::is_table(descriptor) {
+                continue;
+            }
+            let (o, l) = (off.max(start), last.min(start + ((1 << shift) - 1)));
+            // Covered whole: out of the tree first, so that `reclaim`, which
+            // looks for empty tables, cannot take it for one of its own.
+            let (below, covered) = if l - o == (1 << shift) - 1 {
+                let was = entry.swap(0, Ordering::AcqRel);
+                // SAFETY: in bounds.
+                unsafe { self.clean(table, first + i, 1) };
+                if !Self::is_table(was) {
+                    // Taken out of service meanwhile, which it never is with
+                    // pages in it: another caller's bug. The reclaimer keeps it.
+                    continue;
+                }
+                (was, true)
+            } else {
+                (descriptor, false)
+            };
+            // SAFETY: a valid table descriptor, read in the section.
+            let child = unsafe { self.child(below) };
+            self.clear_span(child, shift - F::INDEX_BITS, o, l, sink);
+            if covered {
+                self.pool.counters.live.fetch_sub(1, Ordering::Relaxed);
+                self.pool.counters.detached.fetch_add(1, Ordering::Relaxed);
+                sink.table(DetachedTable {
+                    table: child,
+                    phys: PhysAddr(F::decode_oa(below)),
+                    iova: self.iova(start),
+                    span_lg2: shift,
+                    level: Self::level_of(shift - F::INDEX_BITS),
+                });
+            }
+        }
+        if let Some((index, length, start)) = run {
+            clear(index, length, start, sink);
+        }
+    }
+}
