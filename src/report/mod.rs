@@ -21,5 +21,5 @@ mod write;
 
 pub use schema::*;
 pub use table::table;
-pub use verdict::{Verdict, verdicts};
+pub use verdict::{Verdict, summary, verdicts};
 pub use write::{ReportError, Written, check_out_dir, read, write};

@@ -93,6 +93,13 @@ pub fn table(report: &Report) -> String {
     let mut text = table.trim_fmt();
     text.push_str("\n\n");
     text.push_str(&legend(report));
+    if let Some(summary) = super::summary(report) {
+        text.push('\n');
+        for line in fold(&summary, 100) {
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
     text
 }
 

@@ -10,7 +10,7 @@ mod plots;
 use std::fmt::Write as _;
 
 use super::units::{bytes, count, utc};
-use super::verdict::verdicts;
+use super::verdict::{summary, verdicts};
 use super::{Report, ReportError, Source, Workload};
 use plots::Figure;
 
@@ -85,6 +85,9 @@ fn verdict_list(page: &mut String, report: &Report) {
     page.push_str("<section id=\"verdict\">\n<h2>Verdict</h2>\n");
     for note in &report.notes {
         put!(page, "<p class=\"note\">{}</p>\n", escape(note));
+    }
+    if let Some(summary) = summary(report) {
+        put!(page, "<p>{}</p>\n", escape(&summary));
     }
     page.push_str("<ol>\n");
     for (index, verdict) in verdicts(report).iter().enumerate() {
