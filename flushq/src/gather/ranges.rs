@@ -1,0 +1,98 @@
+//! A few ranges, inline.
+
+use core::mem::MaybeUninit;
+
+use crate::TlbRange;
+
+/// Ranges kept apart. An unmap of one mapping gives one range for each change
+/// of level: a run of pages, a run of blocks, a run of pages.
+pub(super) const INLINE: usize = 4;
+
+pub(super) struct Ranges {
+    /// At most `INLINE`; the first `len` items are initialised.
+    len: usize,
+    /// Not zeroed: that would cost more than all else a small unmap gathers.
+    items: [MaybeUninit<TlbRange>; INLINE],
+}
+
+impl Ranges {
+    #[inline]
+    pub(super) const fn new() -> Self {
+        Ranges {
+            len: 0,
+            items: [MaybeUninit::uninit(); INLINE],
+        }
+    }
+
+    #[inline]
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    #[inline]
+    pub(super) fn as_slice(&self) -> &[TlbRange] {
+        debug_assert!(self.len <= INLINE);
+        // SAFETY: the first `len` items are initialised, and `MaybeUninit<T>`
+        // has the layout of `T`.
+        unsafe { core::slice::from_raw_parts(self.items.as_ptr().cast(), self.len) }
+    }
+
+    /// # Panics
+    ///
+    /// If `index` is not below `len`.
+    fn set(&mut self, index: usize, range: TlbRange) {
+        assert!(index < self.len);
+        self.items[index] = MaybeUninit::new(range);
+    }
+
+    /// Adds `new`; from now on the ranges cover it.
+    #[inline]
+    pub(super) fn add(&mut self, new: TlbRange) {
+        if self.len == 0 {
+            self.items[0] = MaybeUninit::new(new);
+            self.len = 1;
+        } else {
+            self.add_to_others(new);
+        }
+    }
+
+    #[inline(never)]
+    fn add_to_others(&mut self, new: TlbRange) {
+        // The latest first: walks go upwards.
+        for index in (0..self.len).rev() {
+            let old = self.as_slice()[index];
+            if old.covers(&new) {
+                return;
+            }
+            // Ends that meet are joined where no precision is lost. With a
+            // table of the same addresses its leaves ride along: the table's
+            // invalidation has no level and takes them too.
+            let same = old.level == new.level && old.leaf_only == new.leaf_only;
+            let table = !old.leaf_only || !new.leaf_only;
+            if (same || table) && old.touches(&new) {
+                self.set(index, old.hull(&new));
+                return;
+            }
+        }
+        if self.len < INLINE {
+            self.len += 1;
+            self.set(self.len - 1, new);
+        } else {
+            self.widen(new);
+        }
+    }
+
+    /// Joins `new` with the range that grows least.
+    #[cold]
+    fn widen(&mut self, new: TlbRange) {
+        let (index, hull) = self
+            .as_slice()
+            .iter()
+            .map(|old| (old, old.hull(&new)))
+            .enumerate()
+            .min_by_key(|(_, (old, hull))| hull.len_bytes - old.len_bytes)
+            .map(|(index, (_, hull))| (index, hull))
+            .expect("a full list is not empty");
+        self.set(index, hull);
+    }
+}

@@ -1,0 +1,217 @@
+//! From removed to released: `Gather` -> `Issued` -> `Complete`.
+
+use core::fmt;
+
+use dmabench_pgtable::DetachedTables;
+use dmabench_platform::{SlotGuard, Timeout};
+
+use super::Gather;
+use crate::{BackendError, Late, Ticket, TlbBackend};
+
+mod sealed {
+    pub trait Sealed {}
+    impl<P> Sealed for super::Gather<P> {}
+    impl<P> Sealed for &mut super::Gather<P> {}
+}
+
+/// A gather, owned or in place.
+pub trait GatherHolder: sealed::Sealed {
+    /// What the gather holds back besides tables.
+    type Payload;
+
+    #[doc(hidden)]
+    fn gather(&mut self) -> &mut Gather<Self::Payload>;
+}
+
+impl<P> GatherHolder for Gather<P> {
+    type Payload = P;
+    #[inline]
+    fn gather(&mut self) -> &mut Gather<P> {
+        self
+    }
+}
+
+impl<P> GatherHolder for &mut Gather<P> {
+    type Payload = P;
+    #[inline]
+    fn gather(&mut self) -> &mut Gather<P> {
+        self
+    }
+}
+
+#[inline]
+pub(super) fn issue<'b, B: TlbBackend, G: GatherHolder>(
+    mut holder: G,
+    backend: &'b B,
+    mut slot: Option<&mut SlotGuard<'_>>,
+    context: &B::Context,
+) -> Result<Issued<'b, B, G>, NotIssued<G>> {
+    let ranges = holder.gather().ranges.as_slice();
+    let ticket = if ranges.is_empty() {
+        None
+    } else {
+        let begun = match backend.invalidate(slot.as_deref_mut(), context, ranges) {
+            Ok(()) => backend.sync_begin(slot),
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok(ticket) => Some(ticket),
+            Err(error) => {
+                return Err(NotIssued {
+                    gather: holder,
+                    error,
+                });
+            }
+        }
+    };
+    Ok(Issued {
+        backend,
+        ticket,
+        gather: holder,
+    })
+}
+
+/// An invalidation on its way. The gather cannot grow meanwhile.
+#[must_use = "nothing is released before `wait`"]
+pub struct Issued<'b, B, G> {
+    backend: &'b B,
+    /// `None`: there was nothing to invalidate.
+    ticket: Option<Ticket>,
+    gather: G,
+}
+
+impl<'b, B: TlbBackend, G: GatherHolder> Issued<'b, B, G> {
+    /// Waits until the invalidation has completed.
+    ///
+    /// # Errors
+    ///
+    /// [`NotComplete`] with the issued gather. After [`Late::TimedOut`] it may
+    /// be waited for again; after [`Late::Failed`] take the gather out with
+    /// [`abandon`](Self::abandon) and issue it again.
+    #[inline]
+    pub fn wait(
+        self,
+        slot: Option<&mut SlotGuard<'_>>,
+        timeout: Timeout,
+    ) -> Result<Complete<G>, NotComplete<'b, B, G>> {
+        if let Some(ticket) = self.ticket {
+            match self.backend.sync_wait(slot, ticket, timeout) {
+                // A proof of an earlier point proves nothing here.
+                Ok(synced) if synced.up_to() >= ticket => {}
+                Ok(_) => {
+                    return Err(NotComplete {
+                        issued: self,
+                        late: Late::TimedOut { after: timeout },
+                    });
+                }
+                Err(late) => return Err(NotComplete { issued: self, late }),
+            }
+        }
+        Ok(Complete {
+            gather: self.gather,
+        })
+    }
+
+    /// The gather back, as before [`issue`](Gather::issue). What was issued
+    /// counts for nothing.
+    pub fn abandon(self) -> G {
+        self.gather
+    }
+}
+
+impl<B, G> fmt::Debug for Issued<'_, B, G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issued")
+            .field("ticket", &self.ticket)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A gather whose invalidation has completed.
+#[must_use = "take out what may now be released"]
+pub struct Complete<G> {
+    gather: G,
+}
+
+impl<G: GatherHolder> Complete<G> {
+    /// The tables that no agent can reach any more. The gather in place is
+    /// empty afterwards and may be filled again.
+    #[inline]
+    pub fn take_tables(&mut self) -> DetachedTables {
+        let gather = self.gather.gather();
+        gather.ranges.clear();
+        core::mem::replace(&mut gather.tables, DetachedTables::new())
+    }
+}
+
+impl<P> Complete<Gather<P>> {
+    /// What was held back.
+    #[inline]
+    pub fn into_payload_and_tables(self) -> (P, DetachedTables) {
+        (self.gather.payload, self.gather.tables)
+    }
+}
+
+impl<P> Complete<&mut Gather<Option<P>>> {
+    /// What was held back.
+    #[inline]
+    pub fn take_payload(&mut self) -> Option<P> {
+        self.gather.payload.take()
+    }
+}
+
+impl<G> fmt::Debug for Complete<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Complete")
+    }
+}
+
+/// The backend did not take the invalidation; nothing is released.
+#[must_use = "the gather in it still holds everything back: issue it again"]
+pub struct NotIssued<G> {
+    /// The gather, unchanged.
+    pub gather: G,
+    /// Why.
+    pub error: BackendError,
+}
+
+/// The invalidation is not known to have completed; nothing is released.
+#[must_use = "the gather in it still holds everything back: wait or issue it again"]
+pub struct NotComplete<'b, B, G> {
+    /// The issued gather: wait again, or [`abandon`](Issued::abandon).
+    pub issued: Issued<'b, B, G>,
+    /// Why.
+    pub late: Late,
+}
+
+impl<G> fmt::Debug for NotIssued<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NotIssued")
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<G> fmt::Display for NotIssued<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<G> core::error::Error for NotIssued<G> {}
+
+impl<B, G> fmt::Debug for NotComplete<'_, B, G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NotComplete")
+            .field("late", &self.late)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B, G> fmt::Display for NotComplete<'_, B, G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.late.fmt(f)
+    }
+}
+
+impl<B, G> core::error::Error for NotComplete<'_, B, G> {}

@@ -1,0 +1,279 @@
+use alloc::{vec, vec::Vec};
+
+use dmabench_pgtable::{Level, UnmapSink};
+use dmabench_platform::{Fences, Granule, Iova, SlotGuard, Slots, Timeout, sync::Mutex};
+use proptest::prelude::*;
+
+use super::{Gather, ranges::Ranges};
+use crate::{BackendError, Late, Synced, Ticket, TlbBackend, TlbRange};
+
+const PAGES: Level = Level::LAST;
+const BLOCKS: Level = Level::new(2).unwrap();
+
+fn leaf(iova: u64, len_bytes: u64, level: Level) -> TlbRange {
+    TlbRange {
+        iova: Iova(iova),
+        len_bytes,
+        granule: Granule::K4,
+        level: Some(level),
+        leaf_only: true,
+    }
+}
+
+fn table(iova: u64, len_bytes: u64) -> TlbRange {
+    TlbRange {
+        level: None,
+        leaf_only: false,
+        ..leaf(iova, len_bytes, PAGES)
+    }
+}
+
+/// Notes what it was asked, and fails when told to.
+#[derive(Default)]
+struct Scripted {
+    ranges: Mutex<Vec<TlbRange>>,
+    calls: Mutex<Vec<&'static str>>,
+    fail: Mutex<Vec<&'static str>>,
+    /// What `sync_wait` proves less than it was asked for.
+    behind: u64,
+}
+
+impl Scripted {
+    fn called(&self, name: &'static str) -> Result<(), BackendError> {
+        self.calls.lock().push(name);
+        let mut fail = self.fail.lock();
+        if fail.first() == Some(&name) {
+            fail.remove(0);
+            return Err(BackendError::Rejected { code: 1 });
+        }
+        Ok(())
+    }
+}
+
+// SAFETY: there is no hardware that could keep a translation.
+unsafe impl TlbBackend for Scripted {
+    type Context = u16;
+
+    fn invalidate(
+        &self,
+        _slot: Option<&mut SlotGuard<'_>>,
+        _context: &u16,
+        ranges: &[TlbRange],
+    ) -> Result<(), BackendError> {
+        assert!(!ranges.is_empty(), "called with nothing to do");
+        *self.ranges.lock() = ranges.to_vec();
+        self.called("invalidate")
+    }
+
+    fn invalidate_all(
+        &self,
+        _slot: Option<&mut SlotGuard<'_>>,
+        _context: &u16,
+    ) -> Result<(), BackendError> {
+        self.called("invalidate_all")
+    }
+
+    fn sync_begin(&self, _slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {
+        self.called("sync_begin").map(|()| Ticket(9))
+    }
+
+    fn sync_wait(
+        &self,
+        _slot: Option<&mut SlotGuard<'_>>,
+        ticket: Ticket,
+        _timeout: Timeout,
+    ) -> Result<Synced, Late> {
+        self.called("sync_wait")?;
+        // SAFETY: nothing is ever outstanding.
+        Ok(unsafe { Synced::new(Ticket(ticket.0 - self.behind)) })
+    }
+}
+
+#[test]
+fn a6_runs_of_one_level_become_one_range() {
+    let mut gather = Gather::new(Granule::K4);
+    gather.leaves(Iova(0x1000), 0x1000, PAGES);
+    gather.leaves(Iova(0x2000), 0x3000, PAGES);
+    gather.leaves(Iova(0), 0x1000, PAGES);
+    assert_eq!(gather.ranges(), [leaf(0, 0x5000, PAGES)]);
+}
+
+#[test]
+fn a6_each_range_has_one_level() {
+    // 4K, 2M, 4K: one unmap, three ranges, one sync (Linux: three syncs).
+    let mut gather = Gather::new(Granule::K4);
+    gather.leaves(Iova(0x1f_f000), 0x1000, PAGES);
+    gather.leaves(Iova(0x20_0000), 0x20_0000, BLOCKS);
+    gather.leaves(Iova(0x40_0000), 0x1000, PAGES);
+    assert_eq!(
+        gather.ranges(),
+        [
+            leaf(0x1f_f000, 0x1000, PAGES),
+            leaf(0x20_0000, 0x20_0000, BLOCKS),
+            leaf(0x40_0000, 0x1000, PAGES)
+        ]
+    );
+}
+
+#[test]
+fn a6_a_table_takes_its_leaves_along_without_a_level() {
+    for table_first in [false, true] {
+        let mut ranges = Ranges::new();
+        let mut parts = [
+            leaf(0x20_0000, 0x20_1000, PAGES),
+            table(0x20_0000, 0x20_0000),
+        ];
+        if table_first {
+            parts.reverse();
+        }
+        for part in parts {
+            ranges.add(part);
+        }
+        assert_eq!(ranges.as_slice(), [table(0x20_0000, 0x20_1000)]);
+    }
+}
+
+#[test]
+fn a6_a_fifth_range_widens_the_nearest() {
+    let mut ranges = Ranges::new();
+    for page in [0x10, 0x1000, 0x2000, 0x3000_u64] {
+        ranges.add(leaf(page << 12, 0x1000, PAGES));
+    }
+    ranges.add(leaf(0x1002 << 12, 0x1000, BLOCKS));
+    let widened = TlbRange {
+        level: None,
+        ..leaf(0x1000 << 12, 0x3000, PAGES)
+    };
+    assert_eq!(ranges.as_slice()[1], widened);
+    assert_eq!(ranges.as_slice().len(), 4);
+}
+
+#[test]
+fn a6_the_last_page_of_the_space_is_covered() {
+    let mut ranges = Ranges::new();
+    ranges.add(leaf(u64::MAX - 0xfff, 0x1000, PAGES));
+    ranges.add(leaf(u64::MAX - 0x1fff, 0x1000, PAGES));
+    assert_eq!(ranges.as_slice(), [leaf(u64::MAX - 0x1fff, 0x2000, PAGES)]);
+}
+
+#[test]
+fn the_driver_is_never_called_empty() {
+    let backend = Scripted::default();
+    let mut gather = Gather::holding(Granule::K4, Some("thing"));
+    gather.leaves(Iova(0x1000), 0, PAGES);
+    let issued = gather.issue_in_place(&backend, None, &1).unwrap();
+    let mut complete = issued.wait(None, Timeout::DEFAULT).unwrap();
+    assert_eq!(complete.take_payload(), Some("thing"));
+    assert!(backend.calls.lock().is_empty());
+}
+
+#[test]
+fn s2_the_payload_comes_out_after_the_sync() {
+    let backend = Scripted::default();
+    let mut gather = Gather::holding(Granule::K4, vec!["first"]);
+    gather.leaves(Iova(0x1000), 0x1000, PAGES);
+    gather.hold("second");
+    let gather = gather.into_unused().expect_err("something was gathered");
+    let issued = gather.issue(&backend, None, &1).unwrap();
+    assert_eq!(*backend.calls.lock(), ["invalidate", "sync_begin"]);
+    let complete = issued.wait(None, Timeout::DEFAULT).unwrap();
+    let (payload, tables) = complete.into_payload_and_tables();
+    assert_eq!(payload, ["first", "second"]);
+    assert!(tables.is_empty());
+    assert_eq!(
+        *backend.calls.lock(),
+        ["invalidate", "sync_begin", "sync_wait"]
+    );
+}
+
+#[test]
+fn a11_an_error_at_any_step_hands_the_gather_back_whole() {
+    for step in ["invalidate", "sync_begin", "sync_wait"] {
+        let backend = Scripted::default();
+        backend.fail.lock().push(step);
+        let mut gather = Gather::holding(Granule::K4, Some("thing"));
+        gather.leaves(Iova(0x7000), 0x2000, PAGES);
+        let again = match gather.issue(&backend, None, &1) {
+            Err(error) => error.gather,
+            Ok(issued) => issued
+                .wait(None, Timeout::DEFAULT)
+                .expect_err(step)
+                .issued
+                .abandon(),
+        };
+        assert_eq!(again.ranges(), [leaf(0x7000, 0x2000, PAGES)]);
+        assert_eq!(again.payload(), &Some("thing"));
+        backend.ranges.lock().clear();
+        let complete = again
+            .issue(&backend, None, &1)
+            .unwrap()
+            .wait(None, Timeout::DEFAULT)
+            .unwrap();
+        assert_eq!(complete.into_payload_and_tables().0, Some("thing"));
+        assert_eq!(*backend.ranges.lock(), [leaf(0x7000, 0x2000, PAGES)]);
+    }
+}
+
+#[test]
+fn a11_a_proof_of_an_earlier_ticket_is_no_proof() {
+    let backend = Scripted {
+        behind: 1,
+        ..Scripted::default()
+    };
+    let mut gather = Gather::new(Granule::K4);
+    gather.leaves(Iova(0), 0x1000, PAGES);
+    let issued = gather.issue_in_place(&backend, None, &1).unwrap();
+    let error = issued.wait(None, Timeout(5)).unwrap_err();
+    assert!(matches!(error.late, Late::TimedOut { .. }));
+    assert!(!gather.is_empty());
+}
+
+#[test]
+fn the_guard_comes_back_from_each_step() {
+    let slots = Slots::new(1, Fences::Symmetric).unwrap();
+    let mut slot = slots.enter_fallback();
+    let backend = Scripted::default();
+    let mut gather = Gather::new(Granule::K4);
+    gather.leaves(Iova(0), 0x1000, PAGES);
+    let issued = gather
+        .issue_in_place(&backend, Some(&mut slot), &1)
+        .unwrap();
+    let _ = issued.wait(Some(&mut slot), Timeout::DEFAULT).unwrap();
+}
+
+proptest! {
+    /// Whatever comes in, each part stays covered, at its own level or at all.
+    #[test]
+    fn a6_gather_covers_everything_in_any_order(
+        parts in prop::collection::vec((0_u64..64, 1_u64..8, 1_u32..=3, prop::bool::weighted(0.2)), 1..40)
+    ) {
+        let mut ranges = Ranges::new();
+        let mut all = Vec::new();
+        for (at, len, level, is_table) in parts {
+            let lg2 = 12 + 9 * (3 - level);
+            let part = if is_table {
+                table(at << lg2, len << lg2)
+            } else {
+                leaf(at << lg2, len << lg2, Level::new(level as i8).unwrap())
+            };
+            ranges.add(part);
+            all.push(part);
+            for part in &all {
+                prop_assert!(
+                    ranges.as_slice().iter().any(|range| range.covers(part)),
+                    "{part:?} is not in {:?}", ranges.as_slice()
+                );
+            }
+            prop_assert!(ranges.as_slice().len() <= 4);
+            for range in ranges.as_slice() {
+                // The limits of the TTL hint (Arm IHI 0070, 4.4.1).
+                if let Some(level) = range.level {
+                    let lg2 = 12 + 9 * (3 - i32::from(level.get())) as u32;
+                    prop_assert!(range.iova.is_aligned_lg2(lg2));
+                    prop_assert_eq!(range.len_bytes & ((1 << lg2) - 1), 0);
+                    prop_assert!(range.leaf_only);
+                }
+            }
+        }
+    }
+}
