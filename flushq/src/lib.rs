@@ -37,7 +37,7 @@ mod commands;
 mod cost;
 mod counting;
 mod gather;
-mod queue;
+pub mod queue;
 mod range;
 
 pub use backend::{BackendError, Late, Synced, Ticket, TlbBackend};

@@ -122,7 +122,7 @@ pub struct Flushed {
 
 /// Things of type `T` that wait for a flush that begins after they were queued.
 ///
-/// One per address space. See the [module](self) for the protocol. Dropping the
+/// One per address space. See the [module](crate::queue) for the protocol. Dropping the
 /// queue drops the entries that are left in it: make that harmless (tokens that
 /// leak) or [`drain`](Self::drain) first.
 pub struct FlushQueue<T> {
