@@ -8,7 +8,7 @@ use crate::{
     AllocError, ConfigError, FreeError, IntoRawError, IntoRawReason, IovaRange, RawError,
     ReserveError,
     config::{Align, AllocRequest, IovaConfig, Policy},
-    index::{Index, Place},
+    index::{Index, Place, ceil_lg2},
     live::LiveMap,
     number,
     range::TokenKey,
@@ -55,6 +55,14 @@ pub struct IovaStats {
     pub largest_free_run_bytes: u64,
     /// Exported by [`IovaDomain::into_raw`] and not freed yet.
     pub exported_ranges: u64,
+    /// Searches of the index so far.
+    pub searches: u64,
+    /// Nodes of the index all searches together looked at.
+    pub nodes_visited: u64,
+    /// The most nodes one search looked at.
+    pub nodes_visited_max: u64,
+    /// Memory of the index, in bytes.
+    pub index_bytes: u64,
 }
 
 /// So that every sum of sizes fits into 64 bits.
@@ -91,7 +99,7 @@ impl IovaDomain {
             low_last_page,
             slots,
             space: Mutex::new(Space {
-                index: Index::new(first_page, last_page),
+                index: Index::new(first_page, last_page).map_err(|_| ConfigError::NoMemory)?,
                 reserved: Vec::new(),
             }),
             exported: Mutex::new(LiveMap::default()),
@@ -133,10 +141,13 @@ impl IovaDomain {
             return Err(AllocError::NoSpace);
         }
         let align_lg2 = match req.align {
-            Align::Natural => 64 - (size_pages - 1).leading_zeros(),
+            Align::Natural => ceil_lg2(size_pages),
             Align::None => 0,
             Align::Lg2Pages(n) => u32::from(n),
         };
+        if align_lg2 >= 52 {
+            return Err(AllocError::NoSpace);
+        }
         let mut space = self.space.lock();
         let mut try_below = |last| {
             space.index.alloc(Place {
@@ -148,8 +159,9 @@ impl IovaDomain {
         };
         self.low_last_page
             .filter(|&low| low < last)
-            .and_then(&mut try_below)
-            .or_else(|| try_below(last))
+            .and_then(|low| try_below(low).ok().flatten())
+            .map_or_else(|| try_below(last), |page| Ok(Some(page)))
+            .map_err(|_| AllocError::NoMemory)?
             .map(|page| self.key.token(page << self.granule.lg2(), size_pages))
             .ok_or(AllocError::NoSpace)
     }
@@ -201,9 +213,13 @@ impl IovaDomain {
             .reserved
             .try_reserve(1)
             .map_err(|_| ReserveError::NoMemory)?;
-        if !space.index.take(first_page, last_page) {
+        if !space.index.is_free(first_page, last_page) {
             return Err(ReserveError::Busy);
         }
+        space
+            .index
+            .take(first_page, last_page - first_page + 1)
+            .map_err(|_| ReserveError::NoMemory)?;
         space.reserved.insert(at, (first_page, last_page));
         Ok(())
     }
@@ -285,6 +301,7 @@ impl IovaDomain {
             .sum();
         let total = self.last_page - self.first_page + 1;
         let free = space.index.free_pages();
+        let effort = space.index.effort();
         IovaStats {
             space_bytes: bytes(total),
             live_bytes: bytes(total - free - reserved),
@@ -293,6 +310,10 @@ impl IovaDomain {
             reserved_bytes: bytes(reserved),
             largest_free_run_bytes: bytes(space.index.largest_free_run()),
             exported_ranges: self.exported.lock().len() as u64,
+            searches: effort.searches,
+            nodes_visited: effort.nodes_visited,
+            nodes_visited_max: effort.nodes_visited_max,
+            index_bytes: space.index.bytes() as u64,
         }
     }
 

@@ -1,0 +1,437 @@
+//! The free-space index: a 64-ary radix tree over page numbers.
+//!
+//! Each child of a [node](node::Node) has one byte, the order of the largest
+//! aligned free run inside it; the lowest height keeps a bitmap of 64 pages per
+//! child. A search goes down once and compares 64 bytes at a time; a change goes
+//! up until a byte stays as it is. So every call costs a bounded number of
+//! nodes, whatever the history, and there is nothing per live range. A child
+//! that is wholly free or wholly taken has no node.
+//!
+//! **Freeing needs no memory**: a range is freed as it was taken, so a child it
+//! covers only in part has had its node since the range was taken, and that node
+//! goes only when all its pages are free.
+//!
+//! **The remembered path.** The nodes on the way to the last changed page stay
+//! known, so a change nearby starts where the ways part. Searches only read it;
+//! only [`Index::seek`] writes it, and a seek that fails forgets it. Nodes that
+//! become wholly free stay while the path leads through them (take and free in
+//! turn would else allocate and free nodes all the time) and go when it turns
+//! away.
+
+mod bits;
+mod node;
+mod runs;
+mod search;
+#[cfg(test)]
+mod tests;
+
+use core::{fmt, ptr::NonNull};
+
+use bits::below;
+pub(crate) use node::NoMemory;
+use node::{Node, child_lg2, child_of, whole};
+pub(crate) use search::{Place, ceil_lg2};
+
+/// 9 heights of 6 bits and the words: 60 bits, more than any page number has.
+const MAX_HEIGHT: usize = 9;
+/// Base-2 logarithm of the pages a node of height 1 stands for.
+const LEAF_LG2: u32 = 12;
+
+/// The free-space index. Pages are absolute: address / granule.
+pub(crate) struct Index {
+    root: NonNull<Node>,
+    height: u32,
+    /// The nodes over `path_page` by height, from `path_low` to `height`.
+    path: [*mut Node; MAX_HEIGHT + 1],
+    path_page: u64,
+    path_low: u32,
+    /// Some node below the root on the path may be wholly free.
+    idle: bool,
+    free_pages: u64,
+    nodes: usize,
+    effort: Effort,
+    /// The last search that found nothing; until something is freed, no
+    /// request that is no easier can succeed.
+    refused: Option<Place>,
+}
+
+/// What searches cost: the machine-independent figure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Effort {
+    pub(crate) searches: u64,
+    pub(crate) nodes_visited: u64,
+    pub(crate) nodes_visited_max: u64,
+}
+
+// SAFETY: the nodes are owned by the index alone and hold plain numbers.
+unsafe impl Send for Index {}
+
+impl fmt::Debug for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Index")
+            .field("height", &self.height)
+            .field("nodes", &self.nodes)
+            .field("free_pages", &self.free_pages)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Index {
+    /// An index in which the pages `first..=last` are free.
+    pub(crate) fn new(first: u64, last: u64) -> Result<Self, NoMemory> {
+        debug_assert!(first <= last && last < 1 << 52);
+        let bits = u64::BITS - last.leading_zeros();
+        let height = bits.div_ceil(6).max(2) - 1;
+        let root = Node::allocate(height)?;
+        let mut path = [core::ptr::null_mut(); MAX_HEIGHT + 1];
+        path[height as usize] = root.as_ptr();
+        let mut index = Index {
+            root,
+            height,
+            path,
+            path_page: 0,
+            path_low: height,
+            idle: false,
+            free_pages: 1 << child_lg2(height + 1),
+            nodes: 1,
+            effort: Effort::default(),
+            refused: None,
+        };
+        if first > 0 {
+            index.take(0, first)?;
+        }
+        let beyond = last + 1;
+        if beyond < index.end() {
+            index.take(beyond, index.end() - beyond)?;
+        }
+        Ok(index)
+    }
+
+    /// The first page the tree has no bit for.
+    fn end(&self) -> u64 {
+        1 << child_lg2(self.height + 1)
+    }
+
+    /// Takes a range that satisfies `place`; its first page.
+    pub(crate) fn alloc(&mut self, place: Place) -> Result<Option<u64>, NoMemory> {
+        let Some(start) = self.find(place) else {
+            return Ok(None);
+        };
+        self.take(start, place.size)?;
+        Ok(Some(start))
+    }
+
+    /// Takes `size` pages from `start` on; all of them are free.
+    pub(crate) fn take(&mut self, start: u64, size: u64) -> Result<(), NoMemory> {
+        if in_one_leaf(start, size) {
+            self.seek(start)?;
+            self.mark_in_leaf(start, size, false);
+        } else {
+            self.make_edges(start, size)?;
+            self.mark(start, size, false);
+        }
+        self.free_pages -= size;
+        Ok(())
+    }
+
+    /// Gives back `size` pages from `start` on, which were taken as one range
+    /// (or, within 64 aligned pages, as part of one).
+    #[inline]
+    pub(crate) fn free(&mut self, start: u64, size: u64) {
+        if in_one_leaf(start, size) {
+            let found = self.seek(start);
+            debug_assert_eq!(found, Ok(()), "a taken page has its nodes");
+            self.mark_in_leaf(start, size, true);
+        } else {
+            self.release_idle(self.height);
+            self.forget_path();
+            self.mark(start, size, true);
+            self.prune(start);
+            self.prune(start + (size - 1));
+        }
+        self.free_pages += size;
+        self.refused = None;
+    }
+
+    /// Whether all of `first..=last` is free.
+    pub(crate) fn is_free(&self, first: u64, last: u64) -> bool {
+        self.run_end(first, last + 1) == last + 1
+    }
+
+    pub(crate) fn free_pages(&self) -> u64 {
+        self.free_pages
+    }
+
+    pub(crate) fn effort(&self) -> Effort {
+        self.effort
+    }
+
+    /// Memory of all nodes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.nodes * size_of::<Node>()
+    }
+
+    fn node(&self, node: *mut Node) -> &Node {
+        // SAFETY: every pointer in the tree and on the path down to `path_low`
+        // is a living node of this index, which `&self` keeps from changing.
+        unsafe { &*node }
+    }
+
+    fn node_mut(&mut self, node: *mut Node) -> &mut Node {
+        // SAFETY: as above, and `&mut self` keeps everybody else out.
+        unsafe { &mut *node }
+    }
+
+    fn root(&self) -> &Node {
+        self.node(self.root.as_ptr())
+    }
+
+    /// Makes the path lead to `page`, with new nodes where a wholly free child
+    /// has none.
+    #[inline]
+    fn seek(&mut self, page: u64) -> Result<(), NoMemory> {
+        if (page ^ self.path_page) >> LEAF_LG2 == 0 && self.path_low == 1 {
+            return Ok(());
+        }
+        self.seek_from_fork(page)
+    }
+
+    fn seek_from_fork(&mut self, page: u64) -> Result<(), NoMemory> {
+        let differ = (page ^ self.path_page) | 1;
+        let mut height = (differ.ilog2() / 6).max(self.path_low);
+        if self.idle {
+            self.release_idle(height);
+        }
+        while height > 1 {
+            let node = self.path[height as usize];
+            let at = child_of(page, height);
+            let mut child = self.node(node).child(at);
+            if child.is_null() {
+                core::hint::cold_path();
+                debug_assert_eq!(self.node(node).orders[at], whole(height));
+                match Node::allocate(height - 1) {
+                    Ok(fresh) => child = fresh.as_ptr(),
+                    Err(error) => {
+                        self.forget_path();
+                        // What was made on the way here is wholly free.
+                        self.prune(page);
+                        return Err(error);
+                    }
+                }
+                self.nodes += 1;
+                self.node_mut(node).children[at].node = child;
+            }
+            height -= 1;
+            self.path[height as usize] = child;
+        }
+        self.path_page = page;
+        self.path_low = 1;
+        Ok(())
+    }
+
+    fn forget_path(&mut self) {
+        self.path_low = self.height;
+        self.idle = false;
+    }
+
+    /// Before the path turns away below `height`: releases what of it is wholly
+    /// free there.
+    #[cold]
+    #[inline(never)]
+    fn release_idle(&mut self, height: u32) {
+        for at_height in (self.path_low.max(2)..=height).rev() {
+            let node = self.path[at_height as usize];
+            if self.detach_if_whole(node, at_height, self.path_page) {
+                break;
+            }
+        }
+        if height == self.height {
+            self.idle = false;
+        }
+    }
+
+    /// Releases wholly free nodes on the way to `page`. The path must not lead
+    /// there, or be forgotten.
+    fn prune(&mut self, page: u64) {
+        let mut node = self.root.as_ptr();
+        for height in (2..=self.height).rev() {
+            if self.detach_if_whole(node, height, page) {
+                return;
+            }
+            node = self.node(node).child(child_of(page, height));
+            if node.is_null() {
+                return;
+            }
+        }
+    }
+
+    fn detach_if_whole(&mut self, node: *mut Node, height: u32, page: u64) -> bool {
+        let at = child_of(page, height);
+        let parent = self.node_mut(node);
+        if parent.orders[at] != whole(height) {
+            return false;
+        }
+        let child = parent.take_child(at);
+        self.release_tree(child, height - 1);
+        true
+    }
+
+    /// Gives back the memory of a detached node and all below it.
+    fn release_tree(&mut self, node: *mut Node, height: u32) {
+        let Some(owned) = NonNull::new(node) else {
+            return;
+        };
+        if height > 1 {
+            for at in 0..64 {
+                let child = self.node(node).child(at);
+                if !child.is_null() {
+                    self.release_tree(child, height - 1);
+                }
+            }
+        }
+        self.nodes -= 1;
+        // SAFETY: the node came from `allocate`, and nothing points to it any
+        // more: the caller detached it, and no path entry below `path_low` or
+        // where the path turns away is used again.
+        unsafe { Node::release(owned) };
+    }
+
+    /// Marks pages of the leaf the path leads to, and tells the nodes above.
+    #[inline]
+    fn mark_in_leaf(&mut self, start: u64, size: u64, free: bool) {
+        let low = start as u32 & (below(LEAF_LG2) as u32);
+        let high = low + size as u32;
+        let (at, bit) = ((low >> 6) as usize, low & 63);
+        let leaf_at = self.path[1];
+        let leaf = self.node_mut(leaf_at);
+        if high <= (low & !63) + 64 {
+            let mask = below(size as u32) << bit;
+            let was = leaf.orders[at];
+            let pages = leaf.word(at);
+            debug_assert_eq!(pages & mask, if free { 0 } else { mask });
+            leaf.set_word(at, pages ^ mask);
+            let is = leaf.orders[at];
+            if was == is {
+                return;
+            }
+            // What says something larger of the leaf is another word.
+            if self.height > 1 {
+                let above = self.node(self.path[2]).orders[child_of(self.path_page, 2)];
+                if was.max(is) < above.min(whole(1)) {
+                    return;
+                }
+            }
+        } else {
+            for at in (low >> 6)..=((high - 1) >> 6) {
+                let word = at << 6;
+                let mask = bits::span(low.max(word) - word, high.min(word + 64) - word);
+                let pages = leaf.word(at as usize);
+                debug_assert_eq!(pages & mask, if free { 0 } else { mask });
+                leaf.set_word(at as usize, pages ^ mask);
+            }
+        }
+        self.tell_above();
+    }
+
+    /// Brings the bytes over the leaf of the path up to date.
+    #[inline]
+    fn tell_above(&mut self) {
+        for height in 1..self.height {
+            let summary = self.node(self.path[height as usize]).summary(height);
+            let at = child_of(self.path_page, height + 1);
+            let parent = self.path[height as usize + 1];
+            let byte = &mut self.node_mut(parent).orders[at];
+            if *byte == summary {
+                return;
+            }
+            *byte = summary;
+            if summary == whole(height + 1) {
+                self.idle = true;
+            }
+        }
+    }
+
+    /// Makes the nodes over both ends of a range that the range covers in part.
+    fn make_edges(&mut self, start: u64, size: u64) -> Result<(), NoMemory> {
+        self.release_idle(self.height);
+        self.forget_path();
+        let last = start + (size - 1);
+        for edge in [start, last] {
+            if let Err(error) = self.make_edge(edge, start, last) {
+                self.prune(start);
+                self.prune(last);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn make_edge(&mut self, edge: u64, start: u64, last: u64) -> Result<(), NoMemory> {
+        let mut node = self.root.as_ptr();
+        for height in (2..=self.height).rev() {
+            let pages = below(child_lg2(height));
+            if edge & !pages >= start && edge | pages <= last {
+                return Ok(());
+            }
+            let at = child_of(edge, height);
+            let mut child = self.node(node).child(at);
+            if child.is_null() {
+                child = Node::allocate(height - 1)?.as_ptr();
+                self.nodes += 1;
+                self.node_mut(node).children[at].node = child;
+            }
+            node = child;
+        }
+        Ok(())
+    }
+
+    /// Marks a range of any size; the nodes it covers in part exist, and the
+    /// path is forgotten.
+    fn mark(&mut self, start: u64, size: u64, free: bool) {
+        debug_assert_eq!(self.path_low, self.height);
+        let last = start + (size - 1);
+        self.mark_below(self.root.as_ptr(), self.height, start, last, free);
+    }
+
+    /// Marks the part of `start..=last` that lies in `node`; `start` and `last`
+    /// are in it.
+    fn mark_below(&mut self, node: *mut Node, height: u32, start: u64, last: u64, free: bool) {
+        let lg2 = child_lg2(height);
+        for at in child_of(start, height)..=child_of(last, height) {
+            let first_in = (start >> lg2 >> 6 << 6 | at as u64) << lg2;
+            let last_in = first_in | below(lg2);
+            let (low, high) = (start.max(first_in), last.min(last_in));
+            if height == 1 {
+                let mask = bits::span((low & 63) as u32, (high & 63) as u32 + 1);
+                let leaf = self.node_mut(node);
+                let pages = leaf.word(at);
+                debug_assert_eq!(pages & mask, if free { 0 } else { mask });
+                leaf.set_word(at, pages ^ mask);
+            } else if low == first_in && high == last_in {
+                let parent = self.node_mut(node);
+                parent.orders[at] = if free { whole(height) } else { 0 };
+                let child = parent.take_child(at);
+                self.release_tree(child, height - 1);
+            } else {
+                let child = self.node(node).child(at);
+                debug_assert!(!child.is_null());
+                self.mark_below(child, height - 1, low, high, free);
+                let summary = self.node(child).summary(height - 1);
+                self.node_mut(node).orders[at] = summary;
+            }
+        }
+    }
+}
+
+/// Whether a range is smaller than a leaf's share and inside one leaf.
+#[inline]
+fn in_one_leaf(start: u64, size: u64) -> bool {
+    (start & below(LEAF_LG2)) + size <= 1 << LEAF_LG2 && size < 1 << LEAF_LG2
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        self.release_tree(self.root.as_ptr(), self.height);
+        debug_assert_eq!(self.nodes, 0, "a node was lost");
+    }
+}
