@@ -125,7 +125,7 @@ fn legal_page_sizes<F: Format>(geometry: &Geometry, oas: u32) -> u64 {
     let mut sizes = 0;
     for number in geometry.start.get()..=3 {
         let level = Level::from_i32(number as i32);
-        let shift = F::PAGE_LG2 + (3 - number as u32) * F::INDEX_BITS;
+        let shift = F::PAGE_LG2 + (3 - i32::from(number)) as u32 * F::INDEX_BITS;
         if level != Level::LAST && !F::block_legal(level, oas) {
             continue;
         }

@@ -1,0 +1,62 @@
+//! A software SMMU that is as hostile as the specification allows.
+//!
+//! It stands where hardware would: tables lie in [simulated memory](SimMemory),
+//! [devices](SimDevice) read and write through it, and the mapping layer talks
+//! to it as a [`TlbBackend`](dmabench_flushq::TlbBackend). It answers one
+//! question that no figure of time does: *what can a device still reach?*
+//!
+//! # How it is hostile
+//!
+//! * Nothing it remembers, translation or table pointer, ever goes away by
+//!   itself; of several entries for an address it uses the oldest, and walks
+//!   start at the deepest table it remembers.
+//! * An invalidation removes what the specification promises (TTL, TG, Leaf,
+//!   ASID, VMID, range) and nothing else; where the range is UNPREDICTABLE, it
+//!   removes nothing.
+//! * An invalidation takes effect at its sync, or (with a seed) at a random
+//!   point before it, in any order.
+//! * A walker refuses descriptors that set reserved address bits.
+//!
+//! # What it reports
+//!
+//! Each access is judged against a walk of the tables that uses no cache:
+//! *fresh*, or *stale* with the time since when. Four things are
+//! [violations](ViolationKind) in every mode: an entry used after its
+//! invalidation had completed, an address reused while an old entry still
+//! answers, a walk through a table that was given back, and a mapping that a
+//! stale table pointer hides. In strict mode a stale access after the unmap has
+//! returned is one as well; the caller says so with
+//! [`SoftSmmu::declare_gone`].
+//!
+//! # Concurrency
+//!
+//! One lock guards what an SMMU remembers; memory has none. Devices, the mapping
+//! layer and flushers may use it from any threads. A device that accesses memory
+//! *while* it is being unmapped may be reported stale with age 0; a violation is
+//! reported only if the state was wrong both before and after the access.
+
+mod backend;
+mod command;
+mod device;
+mod memory;
+mod range;
+mod regs;
+mod report;
+mod table_memory;
+mod tables;
+mod tlb;
+mod translate;
+mod unit;
+mod walk;
+
+pub use command::{Command, Reach, Span, SpanFlaw, SyncSignal};
+pub use device::{SimDevice, Touched, Transfer, TransferError};
+pub use memory::{
+    FRAME_BYTES, MemoryConfigError, MemoryFull, PHYS_BITS, SimMemory, SimMemoryConfig,
+};
+pub use range::{Piece, RangeSupport, SpanIter, Spans, largest_piece, spans, tg_of};
+pub use regs::{RegsError, Stage1Regs, Stage2Regs};
+pub use report::{
+    Access, Fault, FaultKind, Freshness, Outcome, SoftStats, Stage, Violation, ViolationKind,
+};
+pub use unit::{SmmuContext, SoftConfig, SoftSmmu, StreamConfig, Tamper};
