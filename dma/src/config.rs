@@ -1,0 +1,163 @@
+//! How a domain is set up.
+
+use core::fmt;
+
+use dmabench_flushq::{QueueConfig, QueueConfigError};
+use dmabench_iova::{CachedSizes, Policy};
+use dmabench_pgtable::{CreateError, TableConfig};
+use dmabench_platform::{Granule, Iova, Timeout};
+
+/// What happens between an unmap and the reuse of what it freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mode {
+    /// No translation: the device uses physical addresses and can reach all
+    /// memory. Linux: `identity`.
+    Passthrough,
+    /// Each unmap invalidates and waits; when it returns, the device cannot
+    /// reach the buffer (S1 to S3). Linux: `DMA`.
+    Strict,
+    /// An unmap returns at once; one invalidation serves many. Until it has
+    /// completed the device can still reach the buffer, at most as long as
+    /// [`QueueConfig`] says (L1). Addresses and tables are held back until then
+    /// (L2). Linux: `DMA-FQ`.
+    Lazy(QueueConfig),
+}
+
+impl Mode {
+    /// [`Mode::Lazy`] with Linux's figures: 256 entries per slot, 10 ms.
+    pub fn lazy() -> Self {
+        Mode::Lazy(QueueConfig::default())
+    }
+
+    /// The name reports use.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Mode::Passthrough => "passthrough",
+            Mode::Strict => "strict",
+            Mode::Lazy(_) => "lazy",
+        }
+    }
+}
+
+/// Set-up of a [`Domain`](crate::Domain).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DomainConfig {
+    /// What happens between an unmap and the reuse of what it freed.
+    pub mode: Mode,
+    /// Shape of the translation tables.
+    pub tables: TableConfig,
+    /// First and last address to hand out; `None`: all that the tables can
+    /// translate, but for the first granule, so that address 0 stays invalid.
+    pub aperture: Option<(Iova, Iova)>,
+    /// Use addresses above 4 GiB only when none below is free.
+    pub low32_first: bool,
+    /// Which of several fitting addresses is taken.
+    pub policy: Policy,
+    /// Up to which size IOVA ranges are cached per slot.
+    pub cached: CachedSizes,
+    /// How long one invalidation may take before it counts as late.
+    pub sync_timeout: Timeout,
+}
+
+impl DomainConfig {
+    /// The mode, 48 bits of input and of output, and defaults.
+    pub const fn new(mode: Mode) -> Self {
+        DomainConfig {
+            mode,
+            tables: TableConfig::new(48, 48),
+            aperture: None,
+            low32_first: false,
+            policy: Policy::HighestFirst,
+            cached: CachedSizes::Auto,
+            sync_timeout: Timeout::DEFAULT,
+        }
+    }
+
+    /// Sets [`tables`](Self::tables).
+    #[must_use]
+    pub const fn tables(mut self, tables: TableConfig) -> Self {
+        self.tables = tables;
+        self
+    }
+
+    /// Sets [`aperture`](Self::aperture) to `first..=last`.
+    #[must_use]
+    pub const fn aperture(mut self, first: Iova, last: Iova) -> Self {
+        self.aperture = Some((first, last));
+        self
+    }
+
+    /// Sets [`low32_first`](Self::low32_first).
+    #[must_use]
+    pub const fn low32_first(mut self, on: bool) -> Self {
+        self.low32_first = on;
+        self
+    }
+
+    /// Sets [`policy`](Self::policy).
+    #[must_use]
+    pub const fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Sets [`cached`](Self::cached).
+    #[must_use]
+    pub const fn cached(mut self, cached: CachedSizes) -> Self {
+        self.cached = cached;
+        self
+    }
+
+    /// Sets [`sync_timeout`](Self::sync_timeout).
+    #[must_use]
+    pub const fn sync_timeout(mut self, timeout: Timeout) -> Self {
+        self.sync_timeout = timeout;
+        self
+    }
+
+    /// The largest mapping whose addresses come from a slot's cache.
+    pub(crate) fn opt_mapping_size(&self, granule: Granule) -> u64 {
+        match self.cached {
+            CachedSizes::None => granule.bytes(),
+            CachedSizes::UpToLg2Pages(lg2) => granule.bytes() << lg2.min(30),
+            CachedSizes::Auto => 512 << 10,
+        }
+    }
+}
+
+/// Why a domain cannot be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DomainError {
+    /// The addresses.
+    Iova(dmabench_iova::ConfigError),
+    /// The tables.
+    Tables(CreateError),
+    /// The flush queue.
+    Queue(QueueConfigError),
+    /// The aperture holds addresses that the tables cannot translate.
+    ApertureBeyondTables {
+        /// First address the tables translate.
+        first: Iova,
+        /// Last address the tables translate.
+        last: Iova,
+    },
+}
+
+impl fmt::Display for DomainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DomainError::Iova(error) => error.fmt(f),
+            DomainError::Tables(error) => error.fmt(f),
+            DomainError::Queue(error) => error.fmt(f),
+            DomainError::ApertureBeyondTables { first, last } => write!(
+                f,
+                "the tables translate {first} to {last} only; keep the aperture inside"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for DomainError {}

@@ -1,0 +1,487 @@
+//! The domain: one I/O address space, and everything that belongs to it.
+
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::{fmt, mem::ManuallyDrop};
+
+use dmabench_flushq::{CountingBackend, FlushQueue, FlushStats, Flushed, TlbBackend};
+use dmabench_iova::{IovaConfig, IovaDomain, IovaRange};
+use dmabench_pgtable::{
+    DetachedTables, Format, HeapTables, PageTable, Registers, TableMemory, Translation,
+    format::S1K4,
+};
+use dmabench_platform::{
+    CachePadded, Granule, Iova, SlotGuard, SlotSource, Slots, TimeNs, Timeout,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use crate::{
+    CloseError, CloseReason, DomainConfig, DomainError, FlushError, Mode, mapping::DomainTag,
+};
+
+/// The slots of threads, where there is `std`.
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+pub type DefaultSource = dmabench_platform::ThreadSlots;
+/// The slots of threads, where there is `std`.
+#[cfg(not(all(feature = "std", not(any(loom, shuttle)))))]
+pub type DefaultSource = dmabench_platform::OneCpu;
+
+/// One I/O address space that devices share: addresses, tables, invalidation,
+/// and the policy of unmapping.
+///
+/// `B` is the hardware's side, `S` says which slot a caller has, `F` is the
+/// table format and `M` the memory of the tables. All methods take `&self` and
+/// may be called by any number of threads; none may be called from within
+/// another on the same thread (from a backend, say).
+///
+/// # Attached devices
+///
+/// The domain does not know who walks its tables. Whoever points a device at
+/// [`registers`](Self::registers) takes it away again, and waits for that to
+/// complete, before the domain is dropped: the drop frees the tables.
+pub struct Domain<
+    B: TlbBackend = CountingBackend,
+    S: SlotSource = DefaultSource,
+    F: Format = S1K4,
+    M: TableMemory = HeapTables,
+> {
+    pub(crate) tag: &'static DomainTag,
+    pub(crate) mode: ModeState,
+    pub(crate) sync_timeout: Timeout,
+    pub(crate) source: S,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) iova: IovaDomain,
+    /// Dropped only after a completed invalidation, else leaked (A2).
+    pub(crate) tables: ManuallyDrop<PageTable<F, M>>,
+    pub(crate) backend: B,
+    pub(crate) context: B::Context,
+    /// One for each slot, written by its owner only.
+    counters: Box<[CachePadded<Counters>]>,
+    config: DomainConfig,
+}
+
+/// The mode, and what it needs.
+pub(crate) enum ModeState {
+    Passthrough,
+    Strict,
+    Lazy(FlushQueue<Deferred>),
+}
+
+/// What a lazy unmap holds back until the flush.
+pub(crate) enum Deferred {
+    Range(IovaRange),
+    /// The unmap took out whole tables.
+    WithTables(IovaRange, DetachedTables),
+}
+
+#[derive(Default)]
+struct Counters {
+    mapped: AtomicU64,
+    unmapped: AtomicU64,
+    /// Lists of tables released since this slot last collected.
+    uncollected: AtomicU64,
+}
+
+/// Lists of tables that one slot lets pile up before it collects them: a
+/// collection costs a heavy fence and a wait.
+const COLLECT_EVERY: u64 = 32;
+
+#[inline]
+fn bump(counter: &AtomicU64) -> u64 {
+    // The owner alone writes: load and store lose nothing.
+    let value = counter.load(Ordering::Relaxed) + 1;
+    counter.store(value, Ordering::Relaxed);
+    value
+}
+
+/// Figures of a domain. Exact while no call is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DomainStats {
+    /// Mappings alive, leaked ones included.
+    pub live_mappings: u64,
+    /// Mappings (and unfinished unmaps) that were dropped.
+    pub leaked_mappings: u64,
+    /// I/O pages in use: mapped, waiting for a flush, or leaked. Rounding to
+    /// cached sizes included.
+    pub iova_pages_held: u64,
+    /// Bytes of table pages that exist: the root, the tree, those waiting for an
+    /// invalidation or for a section to end.
+    pub page_table_bytes: u64,
+    /// Bytes of empty table pages kept for the next use.
+    pub spare_table_bytes: u64,
+    /// Unmaps that wait for a flush.
+    pub queued: u64,
+    /// What flushers did.
+    pub flush: FlushStats,
+}
+
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+impl<B: TlbBackend> Domain<B> {
+    /// A domain for threads, with 4 KiB stage 1 tables on the heap.
+    /// [`with_parts`](Domain::with_parts) has all the choices.
+    ///
+    /// # Errors
+    ///
+    /// [`DomainError`] if the configuration contradicts itself.
+    pub fn new(
+        config: DomainConfig,
+        slots: Arc<Slots>,
+        backend: B,
+        context: B::Context,
+    ) -> Result<Self, DomainError> {
+        Self::with_parts(
+            config,
+            slots,
+            dmabench_platform::ThreadSlots,
+            HeapTables,
+            backend,
+            context,
+        )
+    }
+}
+
+impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M> {
+    /// A domain of these parts. `source` gives out slots of `slots`; `context`
+    /// is what the backend calls this address space.
+    ///
+    /// # Errors
+    ///
+    /// [`DomainError`] if the configuration contradicts itself or the format.
+    pub fn with_parts(
+        config: DomainConfig,
+        slots: Arc<Slots>,
+        source: S,
+        memory: M,
+        backend: B,
+        context: B::Context,
+    ) -> Result<Self, DomainError> {
+        let tables =
+            PageTable::new(config.tables, memory, slots.clone()).map_err(DomainError::Tables)?;
+        let (table_first, table_last) = tables.input_range();
+        let (first, last) = config.aperture.unwrap_or((
+            Iova(table_first.0.saturating_add(F::GRANULE.bytes())),
+            table_last,
+        ));
+        if first < table_first || last > table_last {
+            return Err(DomainError::ApertureBeyondTables {
+                first: table_first,
+                last: table_last,
+            });
+        }
+        let iova_config = IovaConfig::new(F::GRANULE, first, last)
+            .low32_first(config.low32_first)
+            .policy(config.policy)
+            .cached(config.cached);
+        let iova = IovaDomain::new(iova_config, slots.clone()).map_err(DomainError::Iova)?;
+        let mode = match config.mode {
+            Mode::Passthrough => ModeState::Passthrough,
+            Mode::Strict => ModeState::Strict,
+            Mode::Lazy(queue) => {
+                ModeState::Lazy(FlushQueue::new(queue, slots.clone()).map_err(DomainError::Queue)?)
+            }
+        };
+        let counters: Vec<_> = (0..slots.count()).map(|_| CachePadded::default()).collect();
+        Ok(Domain {
+            tag: DomainTag::take(),
+            mode,
+            sync_timeout: config.sync_timeout,
+            source,
+            slots,
+            iova,
+            tables: ManuallyDrop::new(tables),
+            backend,
+            context,
+            counters: counters.into_boxed_slice(),
+            config,
+        })
+    }
+
+    /// A number that no other domain of the process has had.
+    pub fn id(&self) -> u64 {
+        self.tag.id.load(core::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// What the domain was made with.
+    pub fn config(&self) -> &DomainConfig {
+        &self.config
+    }
+
+    /// The hardware's side.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// The slots every part of the domain uses.
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
+    /// The memory of the tables.
+    pub fn memory(&self) -> &M {
+        self.tables.memory()
+    }
+
+    /// What the hardware must be told to walk the tables.
+    pub fn registers(&self) -> Registers {
+        self.tables.registers()
+    }
+
+    /// Unit of mapping: a buffer that does not fill its first and last granule
+    /// exposes their rest to the device.
+    pub fn granule(&self) -> Granule {
+        F::GRANULE
+    }
+
+    /// The largest mapping that is as cheap as a small one, in bytes: larger
+    /// ones allocate their addresses from the shared index. (Linux:
+    /// `iommu_dma_opt_mapping_size`, 128 KiB.)
+    pub fn opt_mapping_size(&self) -> u64 {
+        self.config.opt_mapping_size(F::GRANULE)
+    }
+
+    /// Keeps `first..=last` from being handed out: the window of an interrupt
+    /// controller, a region the firmware uses. Call it with no request under way
+    /// on this thread.
+    ///
+    /// # Errors
+    ///
+    /// [`dmabench_iova::ReserveError`] if the region is in use or reserved.
+    pub fn reserve(&self, first: Iova, last: Iova) -> Result<(), dmabench_iova::ReserveError> {
+        self.iova.reserve(first, last)
+    }
+
+    /// Where the tables send `iova` now; `None` where nothing is mapped, in
+    /// passthrough, and inside another request of the caller. What a device
+    /// reaches may be more (lazy) until the next flush.
+    pub fn translate(&self, iova: Iova) -> Option<Translation> {
+        let pin = self.source.pin();
+        let slot = self.slots.enter_pinned(&pin).ok()?;
+        self.tables.translate(&slot, iova)
+    }
+
+    /// For the caller's timer. Flushes what has waited for the time of the
+    /// [queue](dmabench_flushq::QueueConfig), trims caches, frees tables.
+    ///
+    /// # Errors
+    ///
+    /// [`FlushError`] if a flush was due and did not succeed.
+    pub fn poll(&self, now: TimeNs) -> Result<Flushed, FlushError> {
+        let mut flushed = Ok(Flushed::default());
+        if let ModeState::Lazy(queue) = &self.mode {
+            let pin = self.source.pin();
+            let mut slot = self
+                .slots
+                .enter_pinned(&pin)
+                .map_err(|_| FlushError::Reentered)?;
+            flushed = queue.poll(
+                &mut slot,
+                now,
+                &self.backend,
+                &self.context,
+                self.sync_timeout,
+                |slot, deferred| self.release_deferred(slot, deferred),
+            );
+        }
+        if self.iova.next_deadline().is_some_and(|due| due <= now) {
+            self.iova.trim(now);
+        }
+        self.tables.collect();
+        Ok(flushed?)
+    }
+
+    /// When to call [`poll`](Self::poll) next; `None` while there is nothing to
+    /// do. A time in the past says: now.
+    pub fn next_deadline(&self) -> Option<TimeNs> {
+        let queue = match &self.mode {
+            ModeState::Lazy(queue) => queue.next_deadline(),
+            _ => None,
+        };
+        match (queue, self.iova.next_deadline()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Flushes now, and releases all that unmaps before this call held back.
+    /// When it succeeds, no device can reach a buffer that was unmapped before.
+    ///
+    /// # Errors
+    ///
+    /// [`FlushError`]; nothing was released.
+    pub fn drain(&self) -> Result<Flushed, FlushError> {
+        let mut flushed = Flushed::default();
+        if let ModeState::Lazy(queue) = &self.mode {
+            let pin = self.source.pin();
+            let mut slot = self
+                .slots
+                .enter_pinned(&pin)
+                .map_err(|_| FlushError::Reentered)?;
+            flushed = queue.drain(
+                &mut slot,
+                &self.backend,
+                &self.context,
+                self.sync_timeout,
+                |slot, deferred| self.release_deferred(slot, deferred),
+            )?;
+        }
+        self.tables.collect();
+        Ok(flushed)
+    }
+
+    /// Takes the domain down: everything unmapped, everything flushed.
+    ///
+    /// # Errors
+    ///
+    /// [`CloseError`] with the domain if mappings are left or the flush does not
+    /// succeed.
+    pub fn close(self) -> Result<(), CloseError<Self>> {
+        let mappings = self.live_mappings();
+        let reason = if mappings != 0 {
+            CloseReason::Mapped { mappings }
+        } else {
+            match self.flush_for_good() {
+                Ok(()) => return Ok(()),
+                Err(FlushError::Late(late)) => CloseReason::Flush(late),
+                Err(FlushError::Reentered) => CloseReason::Reentered,
+            }
+        };
+        Err(CloseError {
+            domain: self,
+            reason,
+        })
+    }
+
+    /// Figures of the domain. Looks into every slot: call it with no request
+    /// under way on this thread.
+    pub fn stats(&self) -> DomainStats {
+        let iova = self.iova.stats();
+        let tables = self.tables.stats();
+        let (queued, flush) = match &self.mode {
+            ModeState::Lazy(queue) => (queue.len(), queue.stats()),
+            _ => (0, FlushStats::default()),
+        };
+        DomainStats {
+            live_mappings: self.live_mappings(),
+            leaked_mappings: self.tag.leaked.load(core::sync::atomic::Ordering::Relaxed),
+            iova_pages_held: iova.live_bytes >> F::GRANULE.lg2(),
+            page_table_bytes: tables.root_bytes
+                + tables.table_bytes * (tables.live + tables.detached + tables.limbo),
+            spare_table_bytes: tables.table_bytes * tables.spare,
+            queued,
+            flush,
+        }
+    }
+
+    fn live_mappings(&self) -> u64 {
+        let sum = |which: fn(&Counters) -> &AtomicU64| -> u64 {
+            self.counters
+                .iter()
+                .map(|counters| which(counters).load(Ordering::Relaxed))
+                .sum()
+        };
+        // Unmaps first: each has its map before it.
+        let unmapped = sum(|counters| &counters.unmapped);
+        sum(|counters| &counters.mapped).saturating_sub(unmapped)
+    }
+
+    #[inline]
+    fn counters(&self, slot: &SlotGuard<'_>) -> &Counters {
+        &self.counters[slot.index().as_usize()]
+    }
+
+    #[inline]
+    pub(crate) fn count_mapped(&self, slot: &SlotGuard<'_>) {
+        bump(&self.counters(slot).mapped);
+    }
+
+    #[inline]
+    pub(crate) fn count_unmapped(&self, slot: &SlotGuard<'_>) {
+        bump(&self.counters(slot).unmapped);
+    }
+
+    /// Gives back what a completed flush has covered.
+    #[inline]
+    pub(crate) fn release_deferred(&self, slot: &mut SlotGuard<'_>, deferred: Deferred) {
+        match deferred {
+            Deferred::Range(range) => self.release(slot, range, DetachedTables::new()),
+            Deferred::WithTables(range, tables) => self.release(slot, range, tables),
+        }
+    }
+
+    /// Gives back addresses and tables whose invalidation has completed: only
+    /// ever called with what [`Complete`](dmabench_flushq::Complete) or the
+    /// flush queue handed out.
+    #[inline]
+    pub(crate) fn release(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        range: IovaRange,
+        tables: DetachedTables,
+    ) {
+        if !tables.is_empty() {
+            self.release_tables(slot, tables);
+        }
+        // Refused only for a token of another domain or a guard of another
+        // table, and neither can come here; the range would stay allocated.
+        let freed = self.iova.free(slot, range);
+        debug_assert!(freed.is_ok());
+    }
+
+    #[cold]
+    fn release_tables(&self, slot: &mut SlotGuard<'_>, tables: DetachedTables) {
+        // SAFETY: the tables were detached by an unmap of `self.tables`, into a
+        // gather or a flush queue entry of this domain; both give them out only
+        // after an invalidation that began later, with this domain's backend
+        // and context, has completed.
+        unsafe { self.tables.release(tables) };
+        if bump(&self.counters(slot).uncollected) >= COLLECT_EVERY {
+            self.counters(slot).uncollected.store(0, Ordering::Relaxed);
+            self.collect_paused(slot);
+        }
+    }
+
+    /// Frees released tables from within a section.
+    #[cold]
+    pub(crate) fn collect_paused(&self, slot: &mut SlotGuard<'_>) {
+        slot.pause(|| self.tables.collect());
+    }
+
+    /// After success no walker holds anything of this domain's in a cache.
+    fn flush_for_good(&self) -> Result<(), FlushError> {
+        self.drain()?;
+        self.backend.invalidate_all(None, &self.context)?;
+        let ticket = self.backend.sync_begin(None)?;
+        let synced = self.backend.sync_wait(None, ticket, self.sync_timeout)?;
+        if synced.up_to() < ticket {
+            return Err(FlushError::Late(dmabench_flushq::Late::TimedOut {
+                after: self.sync_timeout,
+            }));
+        }
+        Ok(())
+    }
+}
+
+impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Drop for Domain<B, S, F, M> {
+    /// Flushes, then frees the tables. If the flush does not succeed they are
+    /// leaked: a walker may still read them (A2, A11).
+    fn drop(&mut self) {
+        if self.flush_for_good().is_ok() {
+            // SAFETY: dropped here only, and `self` is not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.tables) };
+        }
+        let leaked = self.tag.leaked.load(core::sync::atomic::Ordering::Relaxed);
+        if self.live_mappings() == leaked {
+            self.tag.give_back();
+        }
+    }
+}
+
+impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> fmt::Debug for Domain<B, S, F, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Domain")
+            .field("id", &self.id())
+            .field("mode", &self.config.mode)
+            .field("tables", &*self.tables)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,265 @@
+//! Mapping: one buffer, or a list of segments as one range of I/O addresses.
+
+use dmabench_flushq::TlbBackend;
+use dmabench_iova::{AllocRequest, IovaRange};
+use dmabench_pgtable::{self as pgtable, Format, TableMemory};
+use dmabench_platform::{Iova, PhysAddr, SlotGuard, SlotSource};
+
+use crate::{Device, Direction, DmaSegment, Domain, MapError, Mapping, Segment, domain::ModeState};
+
+impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M> {
+    /// Lets `device` reach `buffer`, at the address [`Mapping::addr`].
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`]; nothing is mapped then.
+    #[inline]
+    pub fn map(
+        &self,
+        device: &Device,
+        buffer: Segment,
+        direction: Direction,
+    ) -> Result<Mapping, MapError> {
+        let pin = self.source.pin();
+        let mut slot = match self.slots.enter_pinned(&pin) {
+            Ok(slot) => slot,
+            Err(_) => return Err(MapError::Reentered),
+        };
+        let slot = &mut slot;
+        if buffer.len_bytes.wrapping_sub(1) >= device.max_segment_bytes {
+            return Err(bad_length(&buffer, 0, device));
+        }
+        if matches!(self.mode, ModeState::Passthrough) {
+            self.check_reach(device, &buffer)?;
+            return Ok(self.mapping(slot, None, Iova(buffer.phys.0), buffer.len_bytes));
+        }
+        let offset = buffer.phys.0 & F::GRANULE.mask();
+        let Some(pages) = F::GRANULE.pages_covering(offset, buffer.len_bytes) else {
+            return Err(MapError::TooLong);
+        };
+        if device.crosses_boundary(offset, buffer.len_bytes) {
+            return Err(crosses(0, device));
+        }
+        let range = self.alloc(slot, pages, device)?;
+        let first = PhysAddr(buffer.phys.0 - offset);
+        let prot = device.prot(direction);
+        let bytes = pages << F::GRANULE.lg2();
+        if let Err(error) = self.tables.map(slot, range.iova(), first, bytes, prot) {
+            let map = |slot: &SlotGuard<'_>, iova| self.tables.map(slot, iova, first, bytes, prot);
+            return self.map_again(slot, range, error, map).map(|range| {
+                let addr = Iova(range.iova().0 + offset);
+                self.mapping(slot, Some(range), addr, buffer.len_bytes)
+            });
+        }
+        let addr = Iova(range.iova().0 + offset);
+        Ok(self.mapping(slot, Some(range), addr, buffer.len_bytes))
+    }
+
+    /// Lets `device` reach a list of buffers. They get one range of I/O
+    /// addresses, each segment on granules of its own, and are unmapped as one.
+    /// `out[i]` becomes what the device must be told for `segments[i]`; its
+    /// content is unspecified after an error.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`]; nothing is mapped then.
+    #[inline]
+    pub fn map_sg(
+        &self,
+        device: &Device,
+        segments: &[Segment],
+        out: &mut [DmaSegment],
+        direction: Direction,
+    ) -> Result<Mapping, MapError> {
+        let pin = self.source.pin();
+        let mut slot = match self.slots.enter_pinned(&pin) {
+            Ok(slot) => slot,
+            Err(_) => return Err(MapError::Reentered),
+        };
+        let slot = &mut slot;
+        if segments.is_empty() {
+            return Err(MapError::EmptyList);
+        }
+        if segments.len() > device.max_segments {
+            return Err(MapError::TooManySegments {
+                count: segments.len(),
+                max: device.max_segments,
+            });
+        }
+        let Some(out) = out.get_mut(..segments.len()) else {
+            return Err(MapError::OutTooShort {
+                needed: segments.len(),
+            });
+        };
+        if matches!(self.mode, ModeState::Passthrough) {
+            return self.pass_sg(slot, device, segments, out);
+        }
+        let mask = F::GRANULE.mask();
+        // First the places relative to the range, which has no address yet.
+        let mut end = 0_u64;
+        let mut sum = 0_u64;
+        for (index, (segment, out)) in segments.iter().zip(out.iter_mut()).enumerate() {
+            if segment.len_bytes.wrapping_sub(1) >= device.max_segment_bytes {
+                return Err(bad_length(segment, index, device));
+            }
+            let offset = segment.phys.0 & mask;
+            let place = end + offset;
+            let Some(next) = place
+                .checked_add(segment.len_bytes)
+                .and_then(|last| last.checked_add(mask))
+            else {
+                return Err(MapError::TooLong);
+            };
+            if device.crosses_boundary(place, segment.len_bytes) {
+                return Err(crosses(index, device));
+            }
+            *out = DmaSegment {
+                addr: Iova(place),
+                len_bytes: segment.len_bytes,
+            };
+            end = next & !mask;
+            sum += segment.len_bytes;
+        }
+        let range = self.alloc(slot, end >> F::GRANULE.lg2(), device)?;
+        let prot = device.prot(direction);
+        let map = |slot: &SlotGuard<'_>, iova| {
+            let pieces = segments.iter().map(|segment| {
+                let offset = segment.phys.0 & mask;
+                (
+                    PhysAddr(segment.phys.0 - offset),
+                    (offset + segment.len_bytes + mask) & !mask,
+                )
+            });
+            self.tables.map_sg(slot, iova, pieces, prot).map(|_| ())
+        };
+        let range = match map(slot, range.iova()) {
+            Ok(()) => range,
+            Err(error) => self.map_again(slot, range, error, map)?,
+        };
+        for out in out.iter_mut() {
+            out.addr.0 += range.iova().0;
+        }
+        Ok(self.mapping(slot, Some(range), out[0].addr, sum))
+    }
+
+    #[inline]
+    fn alloc(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        pages: u64,
+        device: &Device,
+    ) -> Result<IovaRange, MapError> {
+        self.iova
+            .alloc(slot, pages, &AllocRequest::below(device.last_address))
+            .map_err(MapError::Iova)
+    }
+
+    #[inline]
+    fn mapping(
+        &self,
+        slot: &SlotGuard<'_>,
+        range: Option<IovaRange>,
+        addr: Iova,
+        len_bytes: u64,
+    ) -> Mapping {
+        self.count_mapped(slot);
+        Mapping {
+            range,
+            addr,
+            len_bytes,
+            tag: self.tag,
+        }
+    }
+
+    /// The tables refused. If they had no memory, those that wait to be freed
+    /// may help; else the addresses go back, unused.
+    #[cold]
+    #[inline(never)]
+    fn map_again(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        range: IovaRange,
+        error: pgtable::MapError,
+        map: impl Fn(&SlotGuard<'_>, Iova) -> Result<(), pgtable::MapError>,
+    ) -> Result<IovaRange, MapError> {
+        let mut error = error;
+        if error == pgtable::MapError::OutOfTables {
+            self.collect_paused(slot);
+            match map(slot, range.iova()) {
+                Ok(()) => return Ok(range),
+                Err(again) => error = again,
+            }
+        }
+        // A conflict may have left part of the range mapped: then the addresses
+        // must not be used again, and the range leaks.
+        if !matches!(error, pgtable::MapError::Conflict { .. }) {
+            self.release(slot, range, pgtable::DetachedTables::new());
+        }
+        Err(MapError::Tables(error))
+    }
+
+    fn check_reach(&self, device: &Device, segment: &Segment) -> Result<(), MapError> {
+        let Some(last) = segment.phys.last_byte(segment.len_bytes) else {
+            return Err(MapError::TooLong);
+        };
+        if last.0 > device.last_address.0 {
+            return Err(MapError::BeyondMask { phys: segment.phys });
+        }
+        if (segment.phys.0 ^ last.0) & !device.boundary_mask != 0 {
+            return Err(crosses(0, device));
+        }
+        Ok(())
+    }
+
+    /// Passthrough: every segment where it is.
+    fn pass_sg(
+        &self,
+        slot: &SlotGuard<'_>,
+        device: &Device,
+        segments: &[Segment],
+        out: &mut [DmaSegment],
+    ) -> Result<Mapping, MapError> {
+        let mut sum = 0_u64;
+        for (index, (segment, out)) in segments.iter().zip(out.iter_mut()).enumerate() {
+            if segment.len_bytes.wrapping_sub(1) >= device.max_segment_bytes {
+                return Err(bad_length(segment, index, device));
+            }
+            self.check_reach(device, segment)
+                .map_err(|error| match error {
+                    MapError::CrossesBoundary { boundary_bytes, .. } => MapError::CrossesBoundary {
+                        index,
+                        boundary_bytes,
+                    },
+                    other => other,
+                })?;
+            *out = DmaSegment {
+                addr: Iova(segment.phys.0),
+                len_bytes: segment.len_bytes,
+            };
+            sum = sum
+                .checked_add(segment.len_bytes)
+                .ok_or(MapError::TooLong)?;
+        }
+        Ok(self.mapping(slot, None, Iova(segments[0].phys.0), sum))
+    }
+}
+
+#[cold]
+fn bad_length(segment: &Segment, index: usize, device: &Device) -> MapError {
+    if segment.len_bytes == 0 {
+        MapError::EmptySegment { index }
+    } else {
+        MapError::SegmentTooLong {
+            index,
+            max_bytes: device.max_segment_bytes,
+        }
+    }
+}
+
+#[cold]
+fn crosses(index: usize, device: &Device) -> MapError {
+    MapError::CrossesBoundary {
+        index,
+        boundary_bytes: device.boundary_mask.wrapping_add(1),
+    }
+}

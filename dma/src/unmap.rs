@@ -1,0 +1,191 @@
+//! Unmapping: the rule is kept here, and in the types of `flushq`.
+
+use core::mem;
+
+use dmabench_flushq::{FlushQueue, Gather, Late, TlbBackend};
+use dmabench_iova::IovaRange;
+use dmabench_pgtable::{DetachedTable, DetachedTables, Format, Level, TableMemory, UnmapSink};
+use dmabench_platform::{Iova, SlotGuard, SlotSource};
+
+use crate::{
+    Domain, Mapping, UnmapError,
+    domain::{Deferred, ModeState},
+    error::Unfinished,
+};
+
+/// What a lazy unmap needs to know: the flush invalidates everything, so only
+/// the tables matter.
+struct TablesOnly(DetachedTables);
+
+impl UnmapSink for TablesOnly {
+    #[inline]
+    fn leaves(&mut self, _iova: Iova, _len_bytes: u64, _level: Level) {}
+
+    #[inline]
+    fn table(&mut self, table: DetachedTable) {
+        self.0.push(table);
+    }
+}
+
+impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M> {
+    /// Takes the device's access away.
+    ///
+    /// *Strict*: when this returns `Ok`, the device cannot reach the buffer, and
+    /// the addresses are free. *Lazy*: the device loses its access with the next
+    /// flush; the addresses stay reserved until then.
+    ///
+    /// # Errors
+    ///
+    /// [`UnmapError`] holds the mapping where it is still valid. After
+    /// [`UnmapError::NotInvalidated`] the buffer must not be reused yet.
+    #[inline]
+    pub fn unmap(&self, mapping: Mapping) -> Result<(), UnmapError> {
+        if !core::ptr::eq(mapping.tag, self.tag) {
+            return Err(UnmapError::OtherDomain(mapping));
+        }
+        let pin = self.source.pin();
+        let mut slot = match self.slots.enter_pinned(&pin) {
+            Ok(slot) => slot,
+            Err(_) => return Err(UnmapError::Reentered(mapping)),
+        };
+        let slot = &mut slot;
+        match &self.mode {
+            ModeState::Strict => self.unmap_strict(slot, mapping),
+            ModeState::Lazy(queue) => self.unmap_lazy(slot, queue, mapping),
+            ModeState::Passthrough => {
+                mem::forget(mapping);
+                self.count_unmapped(slot);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tries again to finish an unmap whose invalidation was late or failed.
+    ///
+    /// # Errors
+    ///
+    /// [`UnmapError::NotInvalidated`] as before, or with `unfinished` untouched
+    /// if it is of another domain.
+    pub fn finish(&self, mut unfinished: Unfinished) -> Result<(), UnmapError> {
+        if !core::ptr::eq(unfinished.tag, self.tag) {
+            return Err(UnmapError::NotInvalidated(unfinished));
+        }
+        let pin = self.source.pin();
+        let Ok(mut slot) = self.slots.enter_pinned(&pin) else {
+            return Err(UnmapError::NotInvalidated(unfinished));
+        };
+        match self.invalidate(&mut slot, &mut unfinished.gather) {
+            Ok(()) => Ok(()),
+            Err(late) => {
+                unfinished.late = late;
+                Err(UnmapError::NotInvalidated(unfinished))
+            }
+        }
+    }
+
+    #[inline]
+    fn unmap_strict(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        mut mapping: Mapping,
+    ) -> Result<(), UnmapError> {
+        // Every mapping of a translating domain has a range.
+        let Some(range) = mapping.range.take() else {
+            return Err(UnmapError::OtherDomain(mapping));
+        };
+        let (iova, len_bytes) = (range.iova(), range.len_bytes());
+        let mut gather = Gather::holding(F::GRANULE, Some(range));
+        if let Err(error) = self.tables.unmap(slot, iova, len_bytes, &mut gather) {
+            // Nothing was gathered: all or nothing.
+            mapping.range = gather.into_unused().unwrap_or_default();
+            return Err(UnmapError::Tables { mapping, error });
+        }
+        mem::forget(mapping);
+        self.invalidate(slot, &mut gather).map_err(|late| {
+            UnmapError::NotInvalidated(Unfinished {
+                gather,
+                late,
+                tag: self.tag,
+            })
+        })
+    }
+
+    /// Invalidates, waits, and only then gives back what the gather holds.
+    #[inline]
+    fn invalidate(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        gather: &mut Gather<Option<IovaRange>>,
+    ) -> Result<(), Late> {
+        let issued = gather
+            .issue_in_place(&self.backend, Some(slot), &self.context)
+            .map_err(|refused| Late::Failed(refused.error))?;
+        let mut complete = issued
+            .wait(Some(slot), self.sync_timeout)
+            .map_err(|waited| waited.late)?;
+        let tables = complete.take_tables();
+        if let Some(range) = complete.take_payload() {
+            self.release(slot, range, tables);
+            self.count_unmapped(slot);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn unmap_lazy(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        queue: &FlushQueue<Deferred>,
+        mut mapping: Mapping,
+    ) -> Result<(), UnmapError> {
+        // Room first: afterwards nothing can fail, and the mapping is still
+        // whole if this does.
+        if !queue.has_room(slot)
+            && let Err(late) = self.make_room(slot, queue)
+        {
+            return Err(UnmapError::Flush { mapping, late });
+        }
+        // Every mapping of a translating domain has a range.
+        let Some(range) = mapping.range.take() else {
+            return Err(UnmapError::OtherDomain(mapping));
+        };
+        let mut sink = TablesOnly(DetachedTables::new());
+        let result = self
+            .tables
+            .unmap(slot, range.iova(), range.len_bytes(), &mut sink);
+        if let Err(error) = result {
+            mapping.range = Some(range);
+            return Err(UnmapError::Tables { mapping, error });
+        }
+        mem::forget(mapping);
+        let deferred = if sink.0.is_empty() {
+            Deferred::Range(range)
+        } else {
+            Deferred::WithTables(range, sink.0)
+        };
+        let pushed = queue.push(slot, deferred);
+        // There is room since `has_room`, as only this slot pushes to its ring.
+        // (Were there none, range and tables would leak, not be reused.)
+        debug_assert!(pushed.is_ok());
+        self.count_unmapped(slot);
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make_room(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        queue: &FlushQueue<Deferred>,
+    ) -> Result<(), Late> {
+        queue
+            .flush_own(
+                slot,
+                &self.backend,
+                &self.context,
+                self.sync_timeout,
+                |slot, deferred| self.release_deferred(slot, deferred),
+            )
+            .map(|_| ())
+    }
+}
