@@ -7,3 +7,8 @@
 pub mod report;
 pub mod trace;
 pub mod workload;
+
+/// The example of the README, so that it stays true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
