@@ -35,6 +35,62 @@
 //! *while* it is being unmapped may be reported stale with age 0; a violation is
 //! reported only if the state was wrong both before and after the access.
 
+//!
+//! # Example
+//!
+//! ```
+//! use std::sync::Arc;
+//! use dmabench_flushq::{TlbBackend, TlbRange};
+//! use dmabench_pgtable::{DetachedTable, Level, PageTable, Prot, S1K4, TableConfig, UnmapSink};
+//! use dmabench_platform::{
+//!     Fences, Granule, Iova, PhysAddr, Pinned, Slots, Timeout, VirtualClock,
+//! };
+//! use dmabench_smmu::soft::*;
+//!
+//! // Tables in simulated memory, and a device behind the SMMU that reads them.
+//! let memory = SimMemory::new(SimMemoryConfig::default())?;
+//! let slots = Arc::new(Slots::new(0, Fences::Symmetric)?);
+//! let table: PageTable<S1K4, _> =
+//!     PageTable::new(TableConfig::new(48, 48), memory.clone(), slots.clone())?;
+//! let clock = Arc::new(VirtualClock::default());
+//! let smmu = SoftSmmu::new(memory, clock.clone(), SoftConfig::default());
+//! let stream = StreamConfig::for_table(1, &table.registers());
+//! let device = smmu.attach(stream)?;
+//!
+//! // A page, mapped and touched.
+//! let pin = Pinned::fallback();
+//! let slot = slots.enter_pinned(&pin)?;
+//! let (iova, page) = (Iova(0xffff_f000), 4096);
+//! table.map(&slot, iova, PhysAddr(0x8000_0000), page, Prot::READ_WRITE)?;
+//! assert!(device.probe(iova, Access::Write).is_fresh());
+//!
+//! // Unmapped, but not yet invalidated: the device still gets through.
+//! struct Forget;
+//! impl UnmapSink for Forget {
+//!     fn leaves(&mut self, _: Iova, _: u64, _: Level) {}
+//!     fn table(&mut self, _: DetachedTable) {}
+//! }
+//! table.unmap(&slot, iova, page, &mut Forget)?;
+//! clock.advance_ns(1_000_000);
+//! assert!(device.probe(iova, Access::Write).is_stale());
+//!
+//! // Invalidated and synced: no more.
+//! let range = TlbRange {
+//!     iova,
+//!     len_bytes: page,
+//!     granule: Granule::K4,
+//!     level: Some(Level::LAST),
+//!     leaf_only: true,
+//! };
+//! smmu.invalidate(None, &stream.context(), &[range])?;
+//! let ticket = smmu.sync_begin(None)?;
+//! let _synced = smmu.sync_wait(None, ticket, Timeout::DEFAULT)?;
+//! assert!(device.probe(iova, Access::Write).fault().is_some());
+//! assert_eq!(smmu.stats().stale_accesses, 1);
+//! assert_eq!(smmu.violations(), []);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
 mod backend;
 mod command;
 mod device;

@@ -1,5 +1,6 @@
 //! Tables written by hand, 4K, 39 bits, stage 1: what the tests need to say
 //! exactly which descriptor stands where.
+#![allow(dead_code)] // Each test binary uses its own part.
 
 use std::sync::Arc;
 
@@ -44,6 +45,26 @@ impl Hand {
             device,
             root,
         }
+    }
+
+    /// A second set of tables behind the same SMMU, with the same ASID.
+    pub fn beside(other: &Hand) -> Self {
+        let root = other.memory.alloc(4096).unwrap().phys;
+        let device = other
+            .smmu
+            .attach(StreamConfig::stage1(ASID, regs(root)))
+            .unwrap();
+        Hand {
+            memory: other.memory.clone(),
+            clock: other.clock.clone(),
+            smmu: other.smmu.clone(),
+            device,
+            root,
+        }
+    }
+
+    pub fn regs(&self) -> Stage1Regs {
+        regs(self.root)
     }
 
     fn slot(&self, table: PhysAddr, iova: u64, level: u32) -> PhysAddr {
