@@ -1,5 +1,6 @@
 //! SMMUv3: formats, driver, and a hostile software SMMU with simulated devices.
 //!
+//! * [`format`]: commands, tables, events and registers, and what makes them illegal.
 //! * [`soft`]: the software SMMU. What it allows, hardware may allow.
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -8,5 +9,9 @@ extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
+pub mod format;
+mod host;
 #[cfg(not(any(loom, shuttle)))]
 pub mod soft;
+
+pub use host::SmmuHost;
