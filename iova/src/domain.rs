@@ -1,40 +1,431 @@
 //! The domain: one I/O address space and who owns which part of it.
 
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
 
-use dmabench_platform::{Granule, Iova, SlotGuard, Slots, TimeNs, sync::Mutex};
+use dmabench_platform::{
+    Granule, Iova, PerSlot, SlotGuard, Slots,
+    sync::{
+        Mutex, ShortMutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use crate::{
-    AllocError, ConfigError, FreeError, IntoRawError, IntoRawReason, IovaRange, RawError,
-    ReserveError,
-    config::{Align, AllocRequest, IovaConfig, Policy},
-    index::{Index, Place, ceil_lg2},
+    AllocError, ConfigError, FreeError, IovaRange, ReserveError,
+    cache::{CLASSES, SlotCache, Wish},
+    config::{Align, AllocRequest, CachedSizes, IovaConfig, Policy},
+    depot::Depot,
+    index::{Index, ceil_lg2},
     live::LiveMap,
+    magazine::{CAPACITY, Pair},
     number,
     range::TokenKey,
+    trim::Deadline,
 };
 
 /// One I/O address space. Shared by reference; every method may be called by
 /// any number of threads at once.
 #[derive(Debug)]
 pub struct IovaDomain {
-    key: TokenKey,
+    pub(crate) key: TokenKey,
+    granule_lg2: u32,
+    /// Sizes up to `1 << (class_count - 1)` pages are cached.
+    pub(crate) class_count: u32,
+    /// The last address that magazines may serve for now: 4 GiB - 1 while
+    /// `low32_first` finds space there.
+    cached_limit: AtomicU64,
+    pub(crate) caches: PerSlot<SlotCache>,
+    // What follows is for slow paths.
     granule: Granule,
-    policy: Policy,
+    pub(crate) policy: Policy,
     first_page: u64,
     last_page: u64,
-    /// `Some(page)`: try up to here first.
-    low_last_page: Option<u64>,
-    slots: alloc::sync::Arc<Slots>,
-    space: Mutex<Space>,
-    exported: Mutex<LiveMap>,
+    /// With `low32_first`: the last page of the low part.
+    pub(crate) low_last_page: Option<u64>,
+    pub(crate) depots: [ShortMutex<Depot>; CLASSES],
+    pub(crate) deadline: Deadline,
+    pub(crate) space: ShortMutex<Space>,
+    pub(crate) exported: Mutex<LiveMap>,
 }
 
+/// What the index lock protects.
 #[derive(Debug)]
-struct Space {
-    index: Index,
+pub(crate) struct Space {
+    pub(crate) index: Index,
     /// First and last page of each reserved region, sorted.
     reserved: Vec<(u64, u64)>,
+}
+
+impl Space {
+    pub(crate) fn is_reserved(&self, page: u64) -> bool {
+        let at = self.reserved.partition_point(|region| region.1 < page);
+        self.reserved.get(at).is_some_and(|region| region.0 <= page)
+    }
+
+    fn reserved_pages(&self) -> u64 {
+        self.reserved
+            .iter()
+            .map(|(first, last)| last - first + 1)
+            .sum()
+    }
+}
+
+/// So that every sum of sizes fits into 64 bits.
+const MAX_SPACE_BYTES: u64 = 1 << 63;
+
+const LOW32_LAST: u64 = u32::MAX as u64;
+
+/// Alignments from here on satisfy no page number but 0.
+const ALIGN_LG2_END: u32 = 52;
+
+/// How many classes are cached.
+fn class_count(config: &IovaConfig, pages: u64) -> u32 {
+    // 2 MiB, or 512 pages of 4 KiB.
+    let most = 21 - config.granule.lg2();
+    let largest = match config.cached {
+        CachedSizes::None => return 0,
+        CachedSizes::UpToLg2Pages(n) => u32::from(n).min(most),
+        CachedSizes::Auto => {
+            let pages = if config.low32_first {
+                pages.min((LOW32_LAST >> config.granule.lg2()) + 1)
+            } else {
+                pages
+            };
+            // A full pair of the largest class is then less than a hundredth of
+            // the space; a 32-bit space caches up to 32 pages, as Linux does.
+            match pages.ilog2().checked_sub(15) {
+                None => return 0,
+                Some(n) => n.min(most),
+            }
+        }
+    };
+    (largest + 1).min(CLASSES as u32)
+}
+
+impl IovaDomain {
+    /// A domain with every page of the aperture free.
+    pub fn new(config: IovaConfig, slots: Arc<Slots>) -> Result<Self, ConfigError> {
+        let granule = config.granule;
+        let lg2 = granule.lg2();
+        if config.last < config.first {
+            return Err(ConfigError::Inverted);
+        }
+        let first_page = config.first.0.div_ceil(granule.bytes());
+        // The page after the last whole one; 2^64 bytes are 2^52 pages or less.
+        let end = ((u128::from(config.last.0) + 1) >> lg2) as u64;
+        if end <= first_page {
+            return Err(ConfigError::Empty);
+        }
+        let last_page = end - 1;
+        let pages = end - first_page;
+        if pages > MAX_SPACE_BYTES >> lg2 {
+            return Err(ConfigError::TooLarge);
+        }
+        let index = Index::new(first_page, last_page).map_err(|_| ConfigError::NoMemory)?;
+        let number = number::take().ok_or(ConfigError::TooManyDomains)?;
+        let low_last_page =
+            (config.low32_first && last_page > LOW32_LAST >> lg2).then_some(LOW32_LAST >> lg2);
+        // As many full magazines as all slots could load at once, and 16.
+        let depot_room = 2 * slots.count() + 16;
+        Ok(IovaDomain {
+            key: TokenKey::new(number, granule),
+            granule_lg2: lg2,
+            class_count: class_count(&config, pages),
+            cached_limit: AtomicU64::new(if low_last_page.is_some() {
+                LOW32_LAST
+            } else {
+                u64::MAX
+            }),
+            caches: PerSlot::new(slots, |_| SlotCache::default()),
+            granule,
+            policy: config.policy,
+            first_page,
+            last_page,
+            low_last_page,
+            depots: core::array::from_fn(|_| ShortMutex::new(Depot::new(depot_room))),
+            deadline: Deadline::new(),
+            space: ShortMutex::new(Space {
+                index,
+                reserved: Vec::new(),
+            }),
+            exported: Mutex::new(LiveMap::default()),
+        })
+    }
+
+    /// The granule sizes count in.
+    #[inline]
+    pub fn granule(&self) -> Granule {
+        self.granule
+    }
+
+    /// The slots the domain was made with.
+    #[inline]
+    pub fn slots(&self) -> &Arc<Slots> {
+        self.caches.slots()
+    }
+
+    /// The largest size that is cached, in pages; 0 if none is. Sizes up to it
+    /// are rounded up to a power of two.
+    #[inline]
+    pub fn cached_up_to_pages(&self) -> u64 {
+        1u64.checked_shl(self.class_count).unwrap_or(0) >> 1
+    }
+
+    /// A range of `size_pages` pages that nobody else has, which ends at or
+    /// below `req.limit` and starts as aligned as `req.align` says.
+    pub fn alloc(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        size_pages: u64,
+        req: &AllocRequest,
+    ) -> Result<IovaRange, AllocError> {
+        let class = class_of(size_pages);
+        let aligned = match req.align {
+            Align::Natural | Align::None => true,
+            Align::Lg2Pages(n) => u32::from(n) <= class,
+        };
+        if class < self.class_count
+            && aligned
+            && core::ptr::eq(slot.slots(), &**self.caches.slots())
+        {
+            let mut cache = self.caches.get(slot);
+            if let Some(pair) = cache.classes.get_mut(class as usize)
+                && let Some(address) = pair.peek()
+            {
+                let last = address + ((size_pages << self.granule_lg2) - 1);
+                let limit = req.limit.0.min(self.cached_limit.load(Ordering::Relaxed));
+                if last <= limit {
+                    pair.pop();
+                    return Ok(self.key.token(address, size_pages));
+                }
+            }
+        }
+        self.alloc_slow(slot, size_pages, req)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_slow(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        size_pages: u64,
+        req: &AllocRequest,
+    ) -> Result<IovaRange, AllocError> {
+        if !core::ptr::eq(slot.slots(), &**self.slots()) {
+            return Err(AllocError::OtherSlots);
+        }
+        if size_pages == 0 {
+            return Err(AllocError::ZeroSize);
+        }
+        let limit_end = ((u128::from(req.limit.0) + 1) >> self.granule_lg2) as u64;
+        if limit_end <= self.first_page {
+            return Err(AllocError::LimitBelowStart);
+        }
+        let last = (limit_end - 1).min(self.last_page);
+        if size_pages > last - self.first_page + 1 {
+            return Err(AllocError::NoSpace);
+        }
+        let align_lg2 = match req.align {
+            Align::Natural => ceil_lg2(size_pages),
+            Align::None => 0,
+            Align::Lg2Pages(n) => u32::from(n),
+        };
+        if align_lg2 >= ALIGN_LG2_END {
+            return Err(AllocError::NoSpace);
+        }
+        let class = class_of(size_pages);
+        let wish = if class < self.class_count {
+            Wish {
+                size: 1 << class,
+                align_lg2: align_lg2.max(class),
+                class: (align_lg2 <= class).then_some(class),
+                last,
+            }
+        } else {
+            Wish {
+                size: size_pages,
+                align_lg2,
+                class: None,
+                last,
+            }
+        };
+        let page = self.alloc_page(slot, wish)?;
+        Ok(self.key.token(page << self.granule_lg2, size_pages))
+    }
+
+    /// Takes a range back. Never fails for want of memory. On an error, which
+    /// is a range of another domain or a guard of another table of slots, the
+    /// range comes back.
+    pub fn free(&self, slot: &mut SlotGuard<'_>, range: IovaRange) -> Result<(), FreeError> {
+        let Some((address, size)) = self.key.open(&range) else {
+            return Err(FreeError { range });
+        };
+        if !core::ptr::eq(slot.slots(), &**self.caches.slots()) {
+            return Err(FreeError { range });
+        }
+        let class = class_of(size);
+        if class < self.class_count {
+            let mut cache = self.caches.get(slot);
+            if let Some(pair) = cache.classes.get_mut(class as usize)
+                && pair.push(address)
+            {
+                return Ok(());
+            }
+        }
+        self.free_slow(slot, address, size);
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn free_slow(&self, slot: &mut SlotGuard<'_>, address: u64, size: u64) {
+        let class = class_of(size);
+        if class < self.class_count {
+            self.free_page(slot, address, class);
+        } else {
+            self.space
+                .lock()
+                .index
+                .free(address >> self.granule_lg2, size);
+            self.close_high();
+        }
+    }
+
+    /// Takes `first..=last` out of use for ever: every granule the region
+    /// touches. What lies outside the aperture is never handed out and needs no
+    /// reservation, so that part is accepted and ignored.
+    ///
+    /// Empties every cache first, and so must not be called with a guard of the
+    /// domain's slots alive on the same thread.
+    pub fn reserve(&self, first: Iova, last: Iova) -> Result<(), ReserveError> {
+        if last < first {
+            return Err(ReserveError::Inverted);
+        }
+        let lg2 = self.granule_lg2;
+        let first_page = (first.0 >> lg2).max(self.first_page);
+        let last_page = (last.0 >> lg2).min(self.last_page);
+        if last_page < first_page {
+            return Ok(());
+        }
+        self.slots().exclusive(None, |exclusive| {
+            self.drain_all(exclusive);
+            let mut space = self.space.lock();
+            let at = space
+                .reserved
+                .partition_point(|region| region.1 < first_page);
+            if let Some(&(start, end)) = space.reserved.get(at)
+                && start <= last_page
+            {
+                return Err(ReserveError::Overlap {
+                    first: Iova(start << lg2),
+                    last: Iova((end << lg2) | self.granule.mask()),
+                });
+            }
+            if !space.index.is_free(first_page, last_page) {
+                return Err(ReserveError::Busy);
+            }
+            space
+                .reserved
+                .try_reserve(1)
+                .map_err(|_| ReserveError::NoMemory)?;
+            space
+                .index
+                .take(first_page, last_page - first_page + 1)
+                .map_err(|_| ReserveError::NoMemory)?;
+            space.reserved.insert(at, (first_page, last_page));
+            Ok(())
+        })
+    }
+
+    /// Gives everything cached to the index, for all slots: before a CPU goes
+    /// away for good, or to take stock. Must not be called with a guard of the
+    /// domain's slots alive on the same thread.
+    pub fn drain(&self) {
+        self.slots()
+            .exclusive(None, |exclusive| self.drain_all(exclusive));
+    }
+
+    /// Figures of the domain. Looks into every slot's cache, and so must not be
+    /// called with a guard of the domain's slots alive on the same thread.
+    pub fn stats(&self) -> IovaStats {
+        self.slots().exclusive(None, |exclusive| {
+            let mut cached_pages = self.depot_pages();
+            let mut magazines = 0;
+            let mut depot_magazines = 0;
+            for slot in self.slots().indices() {
+                let cache = self.caches.get_exclusive(exclusive, slot);
+                cached_pages += cache.pages();
+                magazines += cache.classes.iter().map(Pair::magazines).sum::<usize>();
+            }
+            for depot in &self.depots {
+                let depot = depot.lock();
+                depot_magazines += depot.len();
+                magazines += depot.magazines();
+            }
+            self.figures(cached_pages, depot_magazines as u64, magazines as u64)
+        })
+    }
+
+    fn depot_pages(&self) -> u64 {
+        let pages = |(class, depot): (usize, &ShortMutex<Depot>)| {
+            ((depot.lock().len() * CAPACITY) as u64) << class
+        };
+        self.depots.iter().enumerate().map(pages).sum()
+    }
+
+    fn figures(&self, cached_pages: u64, depot_magazines: u64, magazines: u64) -> IovaStats {
+        let space = self.space.lock();
+        let bytes = |pages: u64| pages << self.granule_lg2;
+        let all = self.last_page - self.first_page + 1;
+        let free = space.index.free_pages();
+        let reserved = space.reserved_pages();
+        let effort = space.index.effort();
+        IovaStats {
+            space_bytes: bytes(all),
+            live_bytes: bytes(all - free - reserved - cached_pages),
+            cached_bytes: bytes(cached_pages),
+            free_bytes: bytes(free),
+            reserved_bytes: bytes(reserved),
+            largest_free_run_bytes: bytes(space.index.largest_free_run()),
+            exported_ranges: self.exported.lock().len() as u64,
+            searches: effort.searches,
+            nodes_visited: effort.nodes_visited,
+            nodes_visited_max: effort.nodes_visited_max,
+            depot_magazines,
+            memory_bytes: space.index.bytes() as u64 + magazines * 1024,
+        }
+    }
+
+    /// With `low32_first` and space in the low part, as far as is known: the
+    /// last page of the low part.
+    pub(crate) fn low_first(&self) -> Option<u64> {
+        self.low_last_page
+            .filter(|_| self.cached_limit.load(Ordering::Relaxed) == LOW32_LAST)
+    }
+
+    /// The low part is full: addresses above may leave the caches.
+    pub(crate) fn open_high(&self) {
+        if self.low_last_page.is_some() {
+            self.cached_limit.store(u64::MAX, Ordering::Relaxed);
+        }
+    }
+
+    /// The low part may have space again.
+    pub(crate) fn close_high(&self) {
+        if self.low_last_page.is_some() {
+            self.cached_limit.store(LOW32_LAST, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The class of a size: the base-2 logarithm, rounded up; at least `CLASSES`
+/// for 0.
+#[inline(always)]
+fn class_of(size_pages: u64) -> u32 {
+    match size_pages.wrapping_mul(2).wrapping_sub(1).checked_ilog2() {
+        Some(class) => class,
+        None => u64::BITS,
+    }
 }
 
 /// Figures of a domain; exact when no call is under way.
@@ -61,279 +452,23 @@ pub struct IovaStats {
     pub nodes_visited: u64,
     /// The most nodes one search looked at.
     pub nodes_visited_max: u64,
-    /// Memory of the index, in bytes.
-    pub index_bytes: u64,
-}
-
-/// So that every sum of sizes fits into 64 bits.
-const MAX_SPACE_BYTES: u64 = 1 << 63;
-
-const LOW32_LAST: u64 = u32::MAX as u64;
-
-impl IovaDomain {
-    /// A domain with every page of the aperture free.
-    pub fn new(config: IovaConfig, slots: alloc::sync::Arc<Slots>) -> Result<Self, ConfigError> {
-        let granule = config.granule;
-        if config.last < config.first {
-            return Err(ConfigError::Inverted);
-        }
-        let first_page = config.first.0.div_ceil(granule.bytes());
-        // The page after the last whole one; 2^64 bytes are 2^52 pages or less.
-        let end = ((u128::from(config.last.0) + 1) >> granule.lg2()) as u64;
-        if end <= first_page {
-            return Err(ConfigError::Empty);
-        }
-        let last_page = end - 1;
-        if last_page - first_page >= MAX_SPACE_BYTES >> granule.lg2() {
-            return Err(ConfigError::TooLarge);
-        }
-        let number = number::take().ok_or(ConfigError::TooManyDomains)?;
-        let low_last_page = (config.low32_first && last_page > LOW32_LAST >> granule.lg2())
-            .then_some(LOW32_LAST >> granule.lg2());
-        Ok(IovaDomain {
-            key: TokenKey::new(number, granule),
-            granule,
-            policy: config.policy,
-            first_page,
-            last_page,
-            low_last_page,
-            slots,
-            space: Mutex::new(Space {
-                index: Index::new(first_page, last_page).map_err(|_| ConfigError::NoMemory)?,
-                reserved: Vec::new(),
-            }),
-            exported: Mutex::new(LiveMap::default()),
-        })
-    }
-
-    /// The granule sizes count in.
-    #[inline]
-    pub fn granule(&self) -> Granule {
-        self.granule
-    }
-
-    /// The slots the domain was made with.
-    #[inline]
-    pub fn slots(&self) -> &alloc::sync::Arc<Slots> {
-        &self.slots
-    }
-
-    /// A range of `size_pages` pages that nobody else has, which ends at or
-    /// below `req.limit` and starts as aligned as `req.align` says.
-    pub fn alloc(
-        &self,
-        slot: &mut SlotGuard<'_>,
-        size_pages: u64,
-        req: &AllocRequest,
-    ) -> Result<IovaRange, AllocError> {
-        if !core::ptr::eq(slot.slots(), &*self.slots) {
-            return Err(AllocError::OtherSlots);
-        }
-        if size_pages == 0 {
-            return Err(AllocError::ZeroSize);
-        }
-        let limit_end = ((u128::from(req.limit.0) + 1) >> self.granule.lg2()) as u64;
-        if limit_end <= self.first_page {
-            return Err(AllocError::LimitBelowStart);
-        }
-        let last = (limit_end - 1).min(self.last_page);
-        if size_pages > last - self.first_page + 1 {
-            return Err(AllocError::NoSpace);
-        }
-        let align_lg2 = match req.align {
-            Align::Natural => ceil_lg2(size_pages),
-            Align::None => 0,
-            Align::Lg2Pages(n) => u32::from(n),
-        };
-        if align_lg2 >= 52 {
-            return Err(AllocError::NoSpace);
-        }
-        let mut space = self.space.lock();
-        let mut try_below = |last| {
-            space.index.alloc(Place {
-                size: size_pages,
-                align_lg2,
-                last,
-                policy: self.policy,
-            })
-        };
-        self.low_last_page
-            .filter(|&low| low < last)
-            .and_then(|low| try_below(low).ok().flatten())
-            .map_or_else(|| try_below(last), |page| Ok(Some(page)))
-            .map_err(|_| AllocError::NoMemory)?
-            .map(|page| self.key.token(page << self.granule.lg2(), size_pages))
-            .ok_or(AllocError::NoSpace)
-    }
-
-    /// Takes a range back. Never fails for want of memory.
-    pub fn free(&self, slot: &mut SlotGuard<'_>, range: IovaRange) -> Result<(), FreeError> {
-        let Some((address, size)) = self.key.open(&range) else {
-            return Err(FreeError { range });
-        };
-        if !core::ptr::eq(slot.slots(), &*self.slots) {
-            return Err(FreeError { range });
-        }
-        self.space
-            .lock()
-            .index
-            .free(address >> self.granule.lg2(), size);
-        Ok(())
-    }
-
-    /// Takes `first..=last` out of use for ever: every granule the region
-    /// touches. What lies outside the aperture is never handed out and needs no
-    /// reservation, so that part is accepted and ignored.
-    ///
-    /// Empties every cache first, and so must not be called with a guard of the
-    /// domain's slots alive on the same thread.
-    pub fn reserve(&self, first: Iova, last: Iova) -> Result<(), ReserveError> {
-        if last < first {
-            return Err(ReserveError::Inverted);
-        }
-        let lg2 = self.granule.lg2();
-        let first_page = (first.0 >> lg2).max(self.first_page);
-        let last_page = (last.0 >> lg2).min(self.last_page);
-        if last_page < first_page {
-            return Ok(());
-        }
-        let mut space = self.space.lock();
-        let at = space
-            .reserved
-            .partition_point(|region| region.1 < first_page);
-        if let Some(&(start, end)) = space.reserved.get(at)
-            && start <= last_page
-        {
-            return Err(ReserveError::Overlap {
-                first: Iova(start << lg2),
-                last: Iova((end << lg2) | self.granule.mask()),
-            });
-        }
-        space
-            .reserved
-            .try_reserve(1)
-            .map_err(|_| ReserveError::NoMemory)?;
-        if !space.index.is_free(first_page, last_page) {
-            return Err(ReserveError::Busy);
-        }
-        space
-            .index
-            .take(first_page, last_page - first_page + 1)
-            .map_err(|_| ReserveError::NoMemory)?;
-        space.reserved.insert(at, (first_page, last_page));
-        Ok(())
-    }
-
-    /// Turns a range into plain numbers, address and size in pages, for callers
-    /// that cannot hold a token. It stays allocated until
-    /// [`free_raw`](Self::free_raw) or [`from_raw`](Self::from_raw).
-    pub fn into_raw(&self, range: IovaRange) -> Result<(Iova, u64), IntoRawError> {
-        let Some((address, size)) = self.key.open(&range) else {
-            return Err(IntoRawError {
-                range,
-                reason: IntoRawReason::OtherDomain,
-            });
-        };
-        match self
-            .exported
-            .lock()
-            .insert(address >> self.granule.lg2(), size)
-        {
-            Ok(()) => Ok((Iova(address), size)),
-            Err(_) => Err(IntoRawError {
-                range,
-                reason: IntoRawReason::NoMemory,
-            }),
-        }
-    }
-
-    /// Turns an exported range back into a token. `iova` and `size_pages` must
-    /// be what [`into_raw`](Self::into_raw) returned.
-    pub fn from_raw(&self, iova: Iova, size_pages: u64) -> Result<IovaRange, RawError> {
-        let page = iova.0 >> self.granule.lg2();
-        if !iova.is_aligned_lg2(self.granule.lg2()) {
-            return Err(RawError::NotExported);
-        }
-        let mut exported = self.exported.lock();
-        match exported.get(page) {
-            Some(size) if size == size_pages => {
-                exported.remove(page);
-                Ok(self.key.token(iova.0, size))
-            }
-            Some(exported_pages) => Err(RawError::WrongSize { exported_pages }),
-            None => {
-                drop(exported);
-                let space = self.space.lock();
-                let at = space.reserved.partition_point(|region| region.1 < page);
-                match space.reserved.get(at) {
-                    Some(region) if region.0 <= page => Err(RawError::Reserved),
-                    _ => Err(RawError::NotExported),
-                }
-            }
-        }
-    }
-
-    /// Frees an exported range.
-    pub fn free_raw(
-        &self,
-        slot: &mut SlotGuard<'_>,
-        iova: Iova,
-        size_pages: u64,
-    ) -> Result<(), RawError> {
-        if !core::ptr::eq(slot.slots(), &*self.slots) {
-            return Err(RawError::OtherSlots);
-        }
-        let range = self.from_raw(iova, size_pages)?;
-        // The token is of this domain and the guard of its table.
-        self.free(slot, range).map_err(|_| RawError::OtherSlots)
-    }
-
-    /// Figures of the domain. Looks into every slot's cache, and so must not be
-    /// called with a guard of the domain's slots alive on the same thread.
-    pub fn stats(&self) -> IovaStats {
-        let lg2 = self.granule.lg2();
-        let space = self.space.lock();
-        let bytes = |pages: u64| pages << lg2;
-        let reserved: u64 = space
-            .reserved
-            .iter()
-            .map(|(first, last)| last - first + 1)
-            .sum();
-        let total = self.last_page - self.first_page + 1;
-        let free = space.index.free_pages();
-        let effort = space.index.effort();
-        IovaStats {
-            space_bytes: bytes(total),
-            live_bytes: bytes(total - free - reserved),
-            cached_bytes: 0,
-            free_bytes: bytes(free),
-            reserved_bytes: bytes(reserved),
-            largest_free_run_bytes: bytes(space.index.largest_free_run()),
-            exported_ranges: self.exported.lock().len() as u64,
-            searches: effort.searches,
-            nodes_visited: effort.nodes_visited,
-            nodes_visited_max: effort.nodes_visited_max,
-            index_bytes: space.index.bytes() as u64,
-        }
-    }
-
-    /// Gives cached ranges back that were not needed for a while, and returns.
-    /// To be called at or after [`next_deadline`](Self::next_deadline), with no
-    /// guard of the domain's slots alive on the same thread.
-    pub fn trim(&self, _now: TimeNs) {}
-
-    /// When to call [`trim`](Self::trim) next; `None` while there is nothing to
-    /// trim.
-    pub fn next_deadline(&self) -> Option<TimeNs> {
-        None
-    }
+    /// Full magazines in the depots.
+    pub depot_magazines: u64,
+    /// Memory of the index and of all magazines, in bytes.
+    pub memory_bytes: u64,
 }
 
 impl Drop for IovaDomain {
     fn drop(&mut self) {
-        let stats = self.stats();
+        // Not `stats`: the dropping thread may be inside a section.
+        let mut cached: u64 = self.depot_pages();
+        for cache in self.caches.drain_mut() {
+            cached += cache.pages();
+        }
+        let space = self.space.lock();
+        let all = self.last_page - self.first_page + 1;
         // A token still out could come back to the next domain of this number.
-        if stats.live_bytes == 0 {
+        if all == space.index.free_pages() + space.reserved_pages() + cached {
             number::give_back(self.key.number());
         }
     }

@@ -36,13 +36,18 @@ extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
+mod cache;
 mod config;
+mod depot;
 mod domain;
 mod error;
 mod index;
 mod live;
+mod magazine;
 mod number;
 mod range;
+mod raw;
+mod trim;
 
 pub use config::{Align, AllocRequest, CachedSizes, IovaConfig, Policy};
 pub use domain::{IovaDomain, IovaStats};

@@ -154,42 +154,100 @@ impl<T: Default> Default for Mutex<T> {
     }
 }
 
-#[cfg(all(not(feature = "std"), not(any(loom, shuttle))))]
+/// What [`ShortMutex::lock`] returns; unlocks when dropped.
+#[cfg(any(loom, shuttle))]
+pub type ShortMutexGuard<'a, T> = MutexGuard<'a, T>;
+/// What [`ShortMutex::lock`] returns; unlocks when dropped.
+#[cfg(not(any(loom, shuttle)))]
+pub type ShortMutexGuard<'a, T> = lock_api::MutexGuard<'a, spin::RawLock, T>;
+
+/// A lock for sections of a few hundred instructions that never block: one
+/// locked instruction per round trip, where parking_lot's needs two (7 against
+/// 15 ns), since nobody sleeps on it. A waiter spins a little and then, with
+/// `std`, yields the processor, as the holder may have been preempted.
+#[derive(Debug)]
+#[cfg(any(loom, shuttle))]
+pub struct ShortMutex<T>(Mutex<T>);
+
+/// A lock for sections of a few hundred instructions that never block: one
+/// locked instruction per round trip, where parking_lot's needs two (7 against
+/// 15 ns), since nobody sleeps on it. A waiter spins a little and then, with
+/// `std`, yields the processor, as the holder may have been preempted.
+#[derive(Debug)]
+#[cfg(not(any(loom, shuttle)))]
+pub struct ShortMutex<T>(lock_api::Mutex<spin::RawLock, T>);
+
+impl<T> ShortMutex<T> {
+    /// Wraps `value`.
+    pub fn new(value: T) -> Self {
+        #[cfg(any(loom, shuttle))]
+        return ShortMutex(Mutex::new(value));
+        #[cfg(not(any(loom, shuttle)))]
+        ShortMutex(lock_api::Mutex::new(value))
+    }
+
+    /// Waits for the lock.
+    #[inline]
+    pub fn lock(&self) -> ShortMutexGuard<'_, T> {
+        self.0.lock()
+    }
+
+    /// The content; no lock is needed to reach it through `&mut`.
+    #[cfg(not(any(loom, shuttle)))]
+    pub fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut()
+    }
+}
+
+#[cfg(not(any(loom, shuttle)))]
 mod spin {
     use core::sync::atomic::{AtomicBool, Ordering};
 
-    /// A test-and-test-and-set lock, for surroundings without an operating
-    /// system.
+    use super::Backoff;
+
+    /// A test-and-test-and-set lock.
     #[derive(Debug)]
     pub struct RawLock(AtomicBool);
 
-    // SAFETY: only the thread whose `compare_exchange` turned the flag from
-    // false to true returns from `lock` or gets `Some` from `try_lock`, and
-    // `unlock` alone turns it back; acquire and release order what lies
-    // between. No call unwinds, and the guard state does nothing when dropped.
+    impl RawLock {
+        #[cold]
+        #[inline(never)]
+        fn wait(&self) {
+            let mut backoff = Backoff::new();
+            loop {
+                while self.0.load(Ordering::Relaxed) {
+                    backoff.wait();
+                }
+                if !self.0.swap(true, Ordering::Acquire) {
+                    return;
+                }
+            }
+        }
+    }
+
+    // SAFETY: only the thread whose `swap` turned the flag from false to true
+    // returns from `lock` or gets `Some` from `try_lock`, and `unlock` alone
+    // turns it back; acquire and release order what lies between. No call
+    // unwinds, and the guard state does nothing when dropped.
     unsafe impl lock_api::RawMutex for RawLock {
         type Guard = lock_api::GuardNoSend;
         #[allow(clippy::declare_interior_mutable_const)]
         const INIT: Self = RawLock(AtomicBool::new(false));
 
+        #[inline]
         fn lock(&self) -> Self::Guard {
-            loop {
-                if let Some(guard) = self.try_lock() {
-                    return guard;
-                }
-                while self.0.load(Ordering::Relaxed) {
-                    core::hint::spin_loop();
-                }
+            if self.0.swap(true, Ordering::Acquire) {
+                self.wait();
             }
+            lock_api::GuardNoSend::new()
         }
 
+        #[inline]
         fn try_lock(&self) -> Option<Self::Guard> {
-            self.0
-                .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok()
-                .then(lock_api::GuardNoSend::new)
+            (!self.0.swap(true, Ordering::Acquire)).then(lock_api::GuardNoSend::new)
         }
 
+        #[inline]
         unsafe fn unlock(&self, _guard: Self::Guard) {
             self.0.store(false, Ordering::Release);
         }
