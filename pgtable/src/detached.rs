@@ -191,6 +191,20 @@ pub trait UnmapSink {
     /// whole covers the runs.
     fn leaves(&mut self, iova: Iova, len_bytes: u64, level: Level);
 
+    /// Whether [`dirty`](Self::dirty) is to be told. Clearing then takes one
+    /// atomic exchange per entry, so that no mark that the hardware sets on the
+    /// way is lost.
+    #[inline]
+    fn wants_dirty(&self) -> bool {
+        false
+    }
+
+    /// `len_bytes` from `iova` on were written through ([`Quirks::ARM_HD`](crate::Quirks::ARM_HD)).
+    #[inline]
+    fn dirty(&mut self, iova: Iova, len_bytes: u64) {
+        let _ = (iova, len_bytes);
+    }
+
     /// A table became unreachable. Its span needs an invalidation that covers
     /// walk caches, then it is released.
     fn table(&mut self, table: DetachedTable);
@@ -200,6 +214,16 @@ impl<S: UnmapSink + ?Sized> UnmapSink for &mut S {
     #[inline]
     fn leaves(&mut self, iova: Iova, len_bytes: u64, level: Level) {
         (**self).leaves(iova, len_bytes, level);
+    }
+
+    #[inline]
+    fn wants_dirty(&self) -> bool {
+        (**self).wants_dirty()
+    }
+
+    #[inline]
+    fn dirty(&mut self, iova: Iova, len_bytes: u64) {
+        (**self).dirty(iova, len_bytes);
     }
 
     #[inline]

@@ -32,6 +32,7 @@ extern crate std;
 mod bulk;
 mod config;
 mod detached;
+mod dirty;
 mod error;
 pub mod format;
 mod level;
@@ -41,12 +42,17 @@ mod memory;
 mod pagetable;
 mod pool;
 mod prot;
+mod reclaim;
 mod registers;
+mod split;
 mod table;
 mod unmap;
+mod visit;
+mod walker;
 
 pub use config::{CreateError, TableConfig};
 pub use detached::{DetachedTable, DetachedTables, UnmapSink};
+pub use dirty::{DirtyError, DirtyMarks};
 pub use error::{MapError, UnmapError};
 pub use format::{
     Format, Geometry, MaliLpae, S1K4, S1K4Lpa2, S1K16, S1K16Lpa2, S1K64, S1Lpae32, S2K4, S2K4Lpa2,
@@ -56,4 +62,8 @@ pub use level::Level;
 pub use memory::{HeapTables, TableMemory, TableRef};
 pub use pagetable::{PageTable, TableStats, Translation};
 pub use prot::{Prot, Quirks};
+pub use reclaim::{ReclaimPolicy, ReclaimTimer, Reclaimed, TableSpan};
 pub use registers::{Cacheability, MAIR, Registers, Shareability};
+pub use split::{BrokenLeaf, InvalidLeaf, SplitError};
+pub use visit::{Dump, Entries, Entry};
+pub use walker::{Walked, Walker};

@@ -4,7 +4,7 @@
 use dmabench_platform::{Iova, PhysAddr, SlotGuard, sync::atomic::Ordering};
 
 use crate::{
-    Format, MapError, PageTable, Prot, TableMemory, bulk,
+    Format, MapError, PageTable, Prot, TableMemory,
     format::{CLEANED, CONTIGUOUS, FROZEN, TABLE_OR_PAGE, VALID},
     pool::NoTable,
     table::Table,
@@ -47,6 +47,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     ///
     /// Where a block would fit but an empty table stands, pages go into that
     /// table: replacing it would need an invalidation first.
+    /// [`reclaim`](Self::reclaim) takes such tables away.
     ///
     /// # Errors
     ///
@@ -72,7 +73,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             let first = self.index(span.off, F::PAGE_LG2);
             // SAFETY: `first` is in bounds, and so is the end, because the range
             // lies in one table.
-            if unsafe { bulk::all_zero(table, first, pages) } {
+            if unsafe { self.lanes.all_zero(table, first, pages) } {
                 // SAFETY: as above.
                 unsafe {
                     self.write_run(table, F::PAGE_LG2, first, pages, span.pa, attrs, self.sizes)
@@ -220,7 +221,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let count = self.index(span.last, shift) - first + 1;
         if shift == F::PAGE_LG2 {
             // SAFETY: both ends are in bounds of the table.
-            if unsafe { bulk::all_zero(table, first, count) } {
+            if unsafe { self.lanes.all_zero(table, first, count) } {
                 return Ok(());
             }
             return Err(self.first_in_the_way(table, span));
@@ -234,7 +235,8 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             if descriptor == 0 && leaves && part.is_one_leaf(shift) {
                 continue;
             }
-            if Self::is_leaf(descriptor, shift) {
+            let taken = descriptor != 0 && descriptor & (VALID | FROZEN) == 0;
+            if Self::is_leaf(descriptor, shift) || taken {
                 return Err(MapError::Exists {
                     iova: self.iova(part.off),
                 });
@@ -302,7 +304,13 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
                 // service and waits for an invalidation. Taking it back makes
                 // its next compare-exchange fail. It is the table that walk
                 // caches may know, so no invalidation is needed.
-                let back = seen & !FROZEN | VALID;
+                // A parked descriptor was cleaned as invalid: clean it anew.
+                let parked = seen & VALID == 0;
+                let back = if parked {
+                    seen & !(FROZEN | CLEANED) | VALID
+                } else {
+                    seen & !FROZEN
+                };
                 seen = match entry.compare_exchange(seen, back, Ordering::AcqRel, Ordering::Acquire)
                 {
                     Ok(_) => back,
@@ -457,8 +465,8 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             let tail_pa = middle_pa + ((middle as u64) << shift);
             // SAFETY: parts of a run that is in the table.
             unsafe {
-                Self::fill(table, shift, first, head, pa, attrs);
-                Self::fill(
+                self.fill(table, shift, first, head, pa, attrs);
+                self.fill(
                     table,
                     shift,
                     first + head,
@@ -466,11 +474,11 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
                     middle_pa,
                     attrs | CONTIGUOUS,
                 );
-                Self::fill(table, shift, first + head + middle, tail, tail_pa, attrs);
+                self.fill(table, shift, first + head + middle, tail, tail_pa, attrs);
             }
         } else {
             // SAFETY: as promised.
-            unsafe { Self::fill(table, shift, first, count, pa, attrs) };
+            unsafe { self.fill(table, shift, first, count, pa, attrs) };
         }
         // SAFETY: as promised.
         unsafe { self.clean(table, first, count) };
@@ -480,7 +488,8 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     ///
     /// The entries are in the table.
     #[inline(always)]
-    unsafe fn fill(
+    pub(crate) unsafe fn fill(
+        &self,
         table: Table,
         shift: u32,
         mut first: usize,
@@ -496,7 +505,8 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
                 let part = count.min(left as usize);
                 // SAFETY: part of the run.
                 unsafe {
-                    bulk::fill(table, first, part, F::encode_oa(pa) | attrs, 1 << shift);
+                    self.lanes
+                        .fill(table, first, part, F::encode_oa(pa) | attrs, 1 << shift);
                 }
                 first += part;
                 count -= part;
@@ -504,7 +514,10 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             }
         } else {
             // SAFETY: as promised.
-            unsafe { bulk::fill(table, first, count, F::encode_oa(pa) | attrs, 1 << shift) };
+            unsafe {
+                self.lanes
+                    .fill(table, first, count, F::encode_oa(pa) | attrs, 1 << shift)
+            };
         }
     }
 }

@@ -10,6 +10,7 @@ use dmabench_platform::{
 use crate::{
     CreateError, DetachedTables, Format, Geometry, Level, Prot, Quirks, Registers, TableConfig,
     TableMemory, TableRef,
+    bulk::Lanes,
     format::{CLEANED, CONTIGUOUS, FROZEN, NS_TABLE, TABLE_OR_PAGE, VALID},
     pool::{NoTable, Pool},
     table::Table,
@@ -36,6 +37,7 @@ pub struct PageTable<F: Format, M: TableMemory> {
     pub(crate) sizes: u64,
     /// Attribute bits by protection; 0 for one that grants nothing.
     pub(crate) leaf_attrs: [u64; Prot::COUNT],
+    pub(crate) lanes: Lanes,
     pub(crate) slots: Arc<Slots>,
     pub(crate) pool: Pool<M>,
     /// Held by whoever frees tables or looks for empty ones.
@@ -115,7 +117,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let pa_mask = low_bits(config.oas);
         let pool = Pool::new(memory, Self::TABLE_BYTES, config.spare_tables, pa_mask);
         let root_bytes = geometry.root_bytes().max(64);
-        let root_ref = pool.from_memory(root_bytes).map_err(|error| match error {
+        let root_ref = pool.allocate(root_bytes).map_err(|error| match error {
             NoTable::OutOfMemory => CreateError::OutOfTables,
             NoTable::Unreachable(phys) => CreateError::TableAddress(phys),
         })?;
@@ -142,6 +144,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             table_want: VALID | TABLE_OR_PAGE | cleaned,
             sizes: checked.sizes,
             leaf_attrs,
+            lanes: Lanes::detect(),
             slots,
             pool,
             maintenance: Mutex::new(()),

@@ -10,7 +10,7 @@ use dmabench_platform::{
 };
 
 use crate::{
-    bulk,
+    bulk::Lanes,
     detached::{Dead, DetachedTables, Link, read_link},
     memory::{TableMemory, TableRef},
     table::Table,
@@ -71,7 +71,7 @@ impl<M: TableMemory> Pool<M> {
     }
 
     /// A zeroed table of `bytes` from memory, checked.
-    pub(crate) fn from_memory(&self, bytes: usize) -> Result<TableRef, NoTable> {
+    pub(crate) fn allocate(&self, bytes: usize) -> Result<TableRef, NoTable> {
         let Some(table) = self.memory.alloc(bytes) else {
             return Err(NoTable::OutOfMemory);
         };
@@ -105,7 +105,7 @@ impl<M: TableMemory> Pool<M> {
         match spare {
             Some(table) => Ok(table),
             None => {
-                let table = self.from_memory(self.table_bytes).inspect_err(|_| {
+                let table = self.allocate(self.table_bytes).inspect_err(|_| {
                     self.counters.failed.fetch_add(1, Ordering::Relaxed);
                 })?;
                 Ok(Dead {
@@ -211,8 +211,8 @@ impl<M: TableMemory> Pool<M> {
             let entries = self.table_bytes / 8;
             // SAFETY: the table has so many entries, and nobody else knows it.
             unsafe {
-                if !bulk::all_zero(table, 0, entries) {
-                    bulk::clear(table, 0, entries);
+                if !Lanes::BASELINE.all_zero(table, 0, entries) {
+                    Lanes::BASELINE.clear(table, 0, entries);
                 }
                 self.put(Dead { table, phys });
             }

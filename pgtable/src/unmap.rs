@@ -4,7 +4,7 @@
 use dmabench_platform::{Iova, PhysAddr, SlotGuard, sync::atomic::Ordering};
 
 use crate::{
-    DetachedTable, Format, PageTable, TableMemory, UnmapError, UnmapSink, bulk, format::CONTIGUOUS,
+    DetachedTable, Format, PageTable, TableMemory, UnmapError, UnmapSink, format::CONTIGUOUS,
     table::Table,
 };
 
@@ -28,20 +28,12 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         len_bytes: u64,
         sink: &mut S,
     ) -> Result<(), UnmapError> {
-        let off = iova.0.wrapping_sub(self.base);
-        let last = off.wrapping_add(len_bytes).wrapping_sub(1);
-        // A length of 0 wraps to a `last` before `off` or beyond `ia_mask`.
-        let refused = ((iova.0 | len_bytes) & Self::PAGE_MASK != 0)
-            | (last < off)
-            | (last > self.ia_mask)
-            | !self.guard_is_ours(slot);
-        if refused {
-            return Err(self.unmap_refusal(slot, iova, len_bytes));
-        }
+        let (off, last) = self.check_range(slot, iova, len_bytes)?;
         let in_one_table = (off ^ last) >> Self::LAST_TABLE_LG2 == 0;
         let pages = (len_bytes >> F::PAGE_LG2) as usize;
         if in_one_table
             && pages < Self::ENTRIES
+            && !sink.wants_dirty()
             && let Some(table) = self.descend(off, F::PAGE_LG2)
         {
             let first = self.index(off, F::PAGE_LG2);
@@ -51,7 +43,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             if whole {
                 // SAFETY: as above.
                 unsafe {
-                    bulk::clear(table, first, pages);
+                    self.lanes.clear(table, first, pages);
                     self.clean(table, first, pages);
                 }
                 self.pool.memory.publish();
@@ -63,7 +55,12 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     }
 
     #[cold]
-    fn unmap_refusal(&self, slot: &SlotGuard<'_>, iova: Iova, len_bytes: u64) -> UnmapError {
+    pub(crate) fn unmap_refusal(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        len_bytes: u64,
+    ) -> UnmapError {
         if !self.guard_is_ours(slot) {
             return UnmapError::WrongSlots;
         }
@@ -86,7 +83,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     #[inline(always)]
     unsafe fn is_whole(&self, table: Table, shift: u32, first: usize, count: usize) -> bool {
         // SAFETY: as promised.
-        let common = unsafe { bulk::and_all(table, first, count) };
+        let common = unsafe { self.lanes.and_all(table, first, count) };
         if common & 3 != F::LAST_LEVEL_TYPE {
             return false;
         }
@@ -147,7 +144,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let entry_off = off & !((1 << shift) - 1);
         if shift == F::PAGE_LG2 {
             // SAFETY: both ends are in bounds of the table.
-            let common = unsafe { bulk::and_all(table, first, count) };
+            let common = unsafe { self.lanes.and_all(table, first, count) };
             if common & 3 != F::LAST_LEVEL_TYPE {
                 return Err(self.first_unmapped(table, off, last));
             }
@@ -179,7 +176,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     }
 
     #[cold]
-    fn part_of_leaf(&self, start: u64, shift: u32, descriptor: u64) -> UnmapError {
+    pub(crate) fn part_of_leaf(&self, start: u64, shift: u32, descriptor: u64) -> UnmapError {
         let level = Self::level_of(shift);
         let run_lg2 = if descriptor & CONTIGUOUS != 0 {
             F::contiguous_lg2(level)
@@ -224,9 +221,13 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let count = self.index(last, shift) - first + 1;
         let level = Self::level_of(shift);
         let clear = |first: usize, count: usize, off: u64, sink: &mut S| {
+            if sink.wants_dirty() {
+                // SAFETY: these entries are in the table.
+                unsafe { self.take_dirty(table, shift, first, count, off, sink) };
+            }
             // SAFETY: these entries are in the table.
             unsafe {
-                bulk::clear(table, first, count);
+                self.lanes.clear(table, first, count);
                 self.clean(table, first, count);
             }
             sink.leaves(self.iova(off), (count as u64) << shift, level);

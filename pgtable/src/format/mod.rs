@@ -6,6 +6,7 @@ mod geometry;
 
 use core::{fmt, marker::PhantomData};
 
+pub(crate) use attrs::READ_ONLY;
 pub use attrs::{Mali, Stage1, Stage2, StageKind};
 use dmabench_platform::Granule;
 pub use geometry::Geometry;

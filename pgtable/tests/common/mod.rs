@@ -1,6 +1,8 @@
 //! What the tests share: a table with its slots, and a sink that remembers.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod arena;
+
 use dmabench_pgtable::{
     CreateError, DetachedTable, DetachedTables, Format, HeapTables, Level, MapError, PageTable,
     Prot, TableConfig, TableMemory, Translation, UnmapError, UnmapSink,

@@ -1,0 +1,149 @@
+//! Table memory at physical addresses of the test's choice, with bounds, a
+//! count, and failures on demand.
+
+use std::{
+    collections::BTreeMap,
+    ptr::NonNull,
+    sync::{
+        Mutex,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+};
+
+use dmabench_pgtable::{TableMemory, TableRef};
+use dmabench_platform::PhysAddr;
+
+pub struct Arena {
+    base: u64,
+    words: Box<[AtomicU64]>,
+    /// Offset of the first word that is aligned to 1 MiB of address.
+    skew: usize,
+    state: Mutex<State>,
+    /// Allocations that still succeed; negative: all.
+    budget: AtomicI64,
+    pub cleaned: AtomicU64,
+    pub clean_calls: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    free: BTreeMap<usize, Vec<u64>>,
+    live: BTreeMap<u64, usize>,
+}
+
+const ALIGN: usize = 1 << 20;
+
+impl Arena {
+    /// `bytes` of memory that the walker sees from `base` on (aligned to 1 MiB).
+    pub fn new(base: u64, bytes: usize) -> Self {
+        assert_eq!(base % ALIGN as u64, 0);
+        let words: Box<[AtomicU64]> = (0..(bytes + ALIGN) / 8).map(|_| AtomicU64::new(0)).collect();
+        let skew = (words.as_ptr() as usize).wrapping_neg() % ALIGN / 8;
+        Arena {
+            base,
+            words,
+            skew,
+            state: Mutex::default(),
+            budget: AtomicI64::new(-1),
+            cleaned: AtomicU64::new(0),
+            clean_calls: AtomicU64::new(0),
+        }
+    }
+
+    fn len(&self) -> u64 {
+        ((self.words.len() - self.skew) * 8) as u64
+    }
+
+    /// The next `count` allocations succeed, then none does. `None`: all do.
+    pub fn set_budget(&self, count: Option<i64>) {
+        self.budget.store(count.unwrap_or(-1), Ordering::Relaxed);
+    }
+
+    pub fn live_tables(&self) -> usize {
+        self.state.lock().unwrap().live.len()
+    }
+
+    /// A word of a live table, or `None`.
+    pub fn read(&self, phys: PhysAddr) -> Option<u64> {
+        let state = self.state.lock().unwrap();
+        let (start, bytes) = state.live.range(..=phys.0).next_back()?;
+        if phys.0 - start >= *bytes as u64 {
+            return None;
+        }
+        drop(state);
+        Some(self.word(phys).load(Ordering::Relaxed))
+    }
+
+    pub fn word(&self, phys: PhysAddr) -> &AtomicU64 {
+        &self.words[self.skew + ((phys.0 - self.base) / 8) as usize]
+    }
+
+    /// Every word of every live table.
+    pub fn live_words(&self) -> Vec<u64> {
+        let state = self.state.lock().unwrap();
+        let mut words = Vec::new();
+        for (start, bytes) in &state.live {
+            for at in (*start..*start + *bytes as u64).step_by(8) {
+                words.push(self.word(PhysAddr(at)).load(Ordering::Relaxed));
+            }
+        }
+        words
+    }
+}
+
+// SAFETY: each range is in `live` once from `alloc` to `free`; words are atomics
+// of a box that does not move; zeroed on allocation; the lock is not poisoned
+// because nothing under it panics except on a caller's bug.
+unsafe impl TableMemory for Arena {
+    fn alloc(&self, size_bytes: usize) -> Option<TableRef> {
+        if self.budget.load(Ordering::Relaxed) >= 0
+            && self.budget.fetch_sub(1, Ordering::Relaxed) <= 0
+        {
+            self.budget.store(0, Ordering::Relaxed);
+            return None;
+        }
+        let mut state = self.state.lock().unwrap();
+        let at = match state.free.get_mut(&size_bytes).and_then(Vec::pop) {
+            Some(at) => at,
+            None => {
+                let at = state.next.next_multiple_of(size_bytes as u64);
+                if at + size_bytes as u64 > self.len() {
+                    return None;
+                }
+                state.next = at + size_bytes as u64;
+                self.base + at
+            }
+        };
+        state.live.insert(at, size_bytes);
+        for word in (at..at + size_bytes as u64).step_by(8) {
+            self.word(PhysAddr(word)).store(0, Ordering::Relaxed);
+        }
+        Some(TableRef {
+            ptr: NonNull::from(self.word(PhysAddr(at))).cast(),
+            phys: PhysAddr(at),
+        })
+    }
+
+    unsafe fn free(&self, table: TableRef, size_bytes: usize) {
+        let mut state = self.state.lock().unwrap();
+        let removed = state.live.remove(&table.phys.0);
+        assert_eq!(removed, Some(size_bytes), "freed what was not allocated");
+        state.free.entry(size_bytes).or_default().push(table.phys.0);
+        // A walker that still comes here sees garbage that is not zero.
+        for word in (table.phys.0..table.phys.0 + size_bytes as u64).step_by(8) {
+            self.word(PhysAddr(word)).store(0xdead_dead_dead_dea0, Ordering::Relaxed);
+        }
+    }
+
+    unsafe fn phys_to_ptr(&self, phys: PhysAddr) -> NonNull<u64> {
+        let at = self.skew + ((phys.0 - self.base) / 8) as usize;
+        // From the whole slice, so that the pointer reaches the whole table.
+        NonNull::from(&self.words[at..][0]).cast()
+    }
+
+    fn clean(&self, _first: NonNull<u64>, entries: usize) {
+        self.cleaned.fetch_add(entries as u64, Ordering::Relaxed);
+        self.clean_calls.fetch_add(1, Ordering::Relaxed);
+    }
+}
