@@ -4,9 +4,7 @@
 mod common;
 
 use common::{Fixture, arena::Arena};
-use dmabench_pgtable::{
-    Format, Prot, Quirks, S1K4, S1K16, S1K64, S2K4, S2K16, S2K64, TableConfig,
-};
+use dmabench_pgtable::{Format, Prot, Quirks, S1K4, S1K16, S1K64, S2K4, S2K16, S2K64, TableConfig};
 use dmabench_platform::PhysAddr;
 use std::sync::Arc;
 
@@ -156,13 +154,20 @@ fn descriptors_of_320_protections() {
 fn packing_of_52_bit_addresses() {
     let (f, arena) = fixture::<S1K64>(TableConfig::new(52, 52));
     let (g, r) = (f.table.geometry(), f.table.registers());
-    assert_eq!((g.start.get(), g.root_bits, r.tsz, r.output_size), (1, 10, 12, 6));
+    assert_eq!(
+        (g.start.get(), g.root_bits, r.tsz, r.output_size),
+        (1, 10, 12, 6)
+    );
     let rw_cache = Prot::READ_WRITE | Prot::CACHE;
     let read = |iova: u64, level: i8| {
         let mut table = r.ttb.0;
         for at in 1..=level {
             let shift = 16 + 13 * (3 - at as u32);
-            let index = if at == 1 { iova >> shift } else { iova >> shift & 8191 };
+            let index = if at == 1 {
+                iova >> shift
+            } else {
+                iova >> shift & 8191
+            };
             let descriptor = arena.read(PhysAddr(table + index * 8)).unwrap();
             if at == level {
                 return descriptor;

@@ -38,7 +38,9 @@ impl Arena {
     /// `bytes` of memory that the walker sees from `base` on (aligned to 1 MiB).
     pub fn new(base: u64, bytes: usize) -> Self {
         assert_eq!(base % ALIGN as u64, 0);
-        let words: Box<[AtomicU64]> = (0..(bytes + ALIGN) / 8).map(|_| AtomicU64::new(0)).collect();
+        let words: Box<[AtomicU64]> = (0..(bytes + ALIGN) / 8)
+            .map(|_| AtomicU64::new(0))
+            .collect();
         let skew = (words.as_ptr() as usize).wrapping_neg() % ALIGN / 8;
         Arena {
             base,
@@ -132,7 +134,8 @@ unsafe impl TableMemory for Arena {
         state.free.entry(size_bytes).or_default().push(table.phys.0);
         // A walker that still comes here sees garbage that is not zero.
         for word in (table.phys.0..table.phys.0 + size_bytes as u64).step_by(8) {
-            self.word(PhysAddr(word)).store(0xdead_dead_dead_dea0, Ordering::Relaxed);
+            self.word(PhysAddr(word))
+                .store(0xdead_dead_dead_dea0, Ordering::Relaxed);
         }
     }
 
