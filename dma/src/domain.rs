@@ -485,3 +485,10 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> fmt::Debug for Dom
             .finish_non_exhaustive()
     }
 }
+
+/// A domain is shared by reference between threads.
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Domain>();
+};

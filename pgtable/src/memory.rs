@@ -13,6 +13,12 @@ pub struct TableRef {
     pub phys: PhysAddr,
 }
 
+// SAFETY: two addresses; whoever uses the pointer answers for it, and the memory
+// behind it is good for every thread (`TableMemory::alloc`).
+unsafe impl Send for TableRef {}
+// SAFETY: as above.
+unsafe impl Sync for TableRef {}
+
 /// Memory for translation tables: a heap, guest memory that an emulated IOMMU
 /// reads, a kernel's frames.
 ///
