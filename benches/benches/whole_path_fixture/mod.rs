@@ -1,0 +1,184 @@
+//! What both whole-path benches measure: map and unmap through the public
+//! `dma` API on the counting backend, and the lower bound.
+#![allow(unreachable_pub, reason = "two bench programs include it")]
+#![allow(clippy::result_large_err, reason = "the error of the API under test")]
+
+use std::{hint::black_box, sync::Arc};
+
+use dmabench_dma::{
+    Device, Direction, DmaSegment, Domain, DomainConfig, MapError, Mapping, Mode, Segment,
+    UnmapError,
+};
+use dmabench_flushq::{BackendCounts, CountingBackend};
+use dmabench_platform::{Fences, PhysAddr, Slots};
+
+pub const PAGE: u64 = 4096;
+/// Pairs in one measured call: four full rings in lazy mode.
+pub const PAIRS: u64 = 1024;
+/// Segments of the scatter list: a 128 KiB read-ahead, page by page.
+pub const SEGMENTS: usize = 32;
+
+/// A domain in use, and what is mapped in it over and over.
+pub struct Bench {
+    pub domain: Domain,
+    pub device: Device,
+    pub buffer: Segment,
+    pub list: [Segment; SEGMENTS],
+    pub out: [DmaSegment; SEGMENTS],
+    before: BackendCounts,
+}
+
+// Through functions of their own, as a driver in another crate would call them.
+
+#[inline(never)]
+pub fn map(domain: &Domain, device: &Device, buffer: Segment) -> Result<Mapping, MapError> {
+    domain.map(device, buffer, Direction::FromDevice)
+}
+
+#[inline(never)]
+pub fn map_sg(
+    domain: &Domain,
+    device: &Device,
+    list: &[Segment],
+    out: &mut [DmaSegment],
+) -> Result<Mapping, MapError> {
+    domain.map_sg(device, list, out, Direction::FromDevice)
+}
+
+#[inline(never)]
+pub fn unmap(domain: &Domain, mapping: Mapping) -> Result<(), UnmapError> {
+    domain.unmap(mapping)
+}
+
+impl Bench {
+    /// A warm domain: caches filled, tables there, rings full in lazy mode.
+    pub fn new(mode: Mode, pages: u64) -> Self {
+        let slots = Arc::new(Slots::new(4, Fences::detect()).unwrap());
+        let backend = CountingBackend::new(&slots);
+        let domain = Domain::new(DomainConfig::new(mode), slots, backend, ()).unwrap();
+        let mut bench = Bench {
+            domain,
+            device: Device::new().mask_bits(48).unwrap(),
+            buffer: Segment {
+                phys: PhysAddr(0x1_2345_1000),
+                len_bytes: pages * PAGE,
+            },
+            // No two neighbours: each is a piece of its own.
+            list: core::array::from_fn(|i| Segment {
+                phys: PhysAddr(0x1_0000_0000 + 3 * PAGE * i as u64),
+                len_bytes: PAGE,
+            }),
+            out: [DmaSegment::EMPTY; SEGMENTS],
+            before: BackendCounts::default(),
+        };
+        let mapping = map(&bench.domain, &bench.device, bench.buffer).unwrap();
+        for page in 0..pages {
+            let at = dmabench_platform::Iova(mapping.addr().0 + page * PAGE);
+            let reached = bench.domain.translate(at).unwrap().paddr;
+            assert_eq!(reached.0, bench.buffer.phys.0 + page * PAGE);
+        }
+        unmap(&bench.domain, mapping).unwrap();
+        if matches!(mode, Mode::Lazy(_)) {
+            bench.domain.drain().unwrap();
+        }
+        for _ in 0..3 {
+            bench.pairs();
+            bench.sg_pairs();
+        }
+        bench.before = bench.domain.backend().counts();
+        bench
+    }
+
+    /// `PAIRS` times map and unmap of the buffer.
+    #[inline(never)]
+    pub fn pairs(&mut self) {
+        for _ in 0..PAIRS {
+            match map(&self.domain, &self.device, self.buffer) {
+                Ok(mapping) => unmap(&self.domain, mapping).unwrap(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// `PAIRS` times map and unmap of the list.
+    #[inline(never)]
+    pub fn sg_pairs(&mut self) {
+        for _ in 0..PAIRS {
+            match map_sg(&self.domain, &self.device, &self.list, &mut self.out) {
+                Ok(mapping) => unmap(&self.domain, mapping).unwrap(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Whether `pairs` pairs were done as the mode says.
+    pub fn check(&self, pairs: u64) {
+        let done = self.domain.backend().counts() - self.before;
+        match self.domain.config().mode {
+            Mode::Strict => {
+                assert_eq!(
+                    (done.ranges, done.syncs, done.flush_alls),
+                    (pairs, pairs, 0)
+                );
+            }
+            _ => {
+                let flushes = pairs / 256;
+                assert_eq!(
+                    (done.ranges, done.syncs, done.flush_alls),
+                    (0, flushes, flushes)
+                );
+            }
+        }
+        assert_eq!(self.domain.stats().live_mappings, 0);
+        assert_eq!(self.domain.stats().leaked_mappings, 0);
+    }
+}
+
+/// The lower bound: the stores that no map and unmap of `pages` pages can do
+/// without, into a table that is there, as wide as the compiler makes them.
+pub struct Stores {
+    table: Vec<u64>,
+    pages: usize,
+}
+
+impl Stores {
+    pub fn new(pages: u64) -> Self {
+        Stores {
+            table: vec![0; 512],
+            pages: pages as usize,
+        }
+    }
+
+    #[inline(never)]
+    pub fn map(&mut self, phys: u64) {
+        for (index, entry) in self.table[..self.pages].iter_mut().enumerate() {
+            *entry = (phys + index as u64 * PAGE) | 3;
+        }
+        black_box(&mut self.table);
+    }
+
+    #[inline(never)]
+    pub fn unmap(&mut self) {
+        for entry in &mut self.table[..self.pages] {
+            *entry = 0;
+        }
+        black_box(&mut self.table);
+    }
+
+    /// `PAIRS` times map and unmap.
+    #[inline(never)]
+    pub fn pairs(&mut self) {
+        for round in 0..PAIRS {
+            self.map(round << 32);
+            self.unmap();
+        }
+    }
+
+    pub fn check(&mut self) {
+        self.map(0x7000);
+        let last = self.table[self.pages - 1];
+        assert_eq!(last, (0x7000 + (self.pages as u64 - 1) * PAGE) | 3);
+        self.unmap();
+        assert!(self.table.iter().all(|entry| *entry == 0));
+    }
+}
