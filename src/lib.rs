@@ -4,7 +4,11 @@
 //! crate only measures it. [`trace`] and [`workload`] say what to run, [`report`] holds what a run
 //! found and how it is shown.
 
+pub mod app;
+pub mod cli;
+pub mod model;
 pub mod report;
+pub mod run;
 pub mod trace;
 pub mod workload;
 

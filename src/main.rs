@@ -1,3 +1,18 @@
 //! The benchmark: strict against lazy unmapping on real SD/MMC I/O.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use dmabench::{app, cli::Cli};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    app::install_interrupt();
+    match app::main(&cli, app::command_line()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

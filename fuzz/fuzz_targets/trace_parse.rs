@@ -75,8 +75,8 @@ fuzz_target!(|data: &[u8]| {
     assert!(mapped.iter().all(|m| *m) && places.iter().all(|p| !p));
     for request in workload.requests() {
         assert!(usize::from(request.device) < workload.devices.len());
-        let pieces = workload.pieces(request);
-        assert_eq!(request.bytes, pieces.iter().map(|p| p.len_bytes).sum::<u64>());
-        assert!(pieces.iter().all(|p| p.phys + p.len_bytes <= 1 << 48));
+        let segments = workload.segments(request);
+        assert_eq!(request.bytes, segments.iter().map(|s| s.len_bytes).sum::<u64>());
+        assert!(segments.iter().all(|s| s.phys.0 + s.len_bytes <= 1 << 48));
     }
 });

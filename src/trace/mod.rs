@@ -1,7 +1,7 @@
 //! Linux ftrace text to a [`Workload`].
 //!
-//! [`line`] finds the frame of a line, [`event`] reads the fields of the events
-//! that matter, [`parse`] does so for a whole file in parallel, [`rebuild`]
+//! `line` finds the frame of a line, `event` reads the fields of the events
+//! that matter, `parse` does so for a whole file in parallel, `rebuild`
 //! turns events into requests, each mapped once and unmapped once. Any bytes
 //! give a trace or an error; a damaged line costs that line only.
 

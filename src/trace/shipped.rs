@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(counts, [157, 2, 5, 68, 16]);
         // The first request is 1 KiB inside a page.
         let first = &w.requests()[0];
-        assert_eq!(w.pieces(first)[0].phys, 0x422c_0400);
+        assert_eq!(w.segments(first)[0].phys.0, 0x422c_0400);
         assert_eq!(first.bytes, 1024);
         assert_eq!(first.direction, Direction::FromDevice);
     }
@@ -146,10 +146,10 @@ mod tests {
     fn entries_are_those_of_the_driver_not_of_the_page_table() {
         // 127 entries in the first list of 512 KiB, 128 in the others.
         let w = workload("sd-strict-seqread_1m_buffered");
-        let entries: Vec<usize> = w.requests().iter().map(|r| w.pieces(r).len()).collect();
+        let entries: Vec<usize> = w.requests().iter().map(|r| w.segments(r).len()).collect();
         assert_eq!(entries[..3], [127, 128, 128]);
         let w = workload("sd-strict-seqread_64k_direct");
-        assert!(w.requests().iter().all(|r| w.pieces(r).len() == 3));
+        assert!(w.requests().iter().all(|r| w.segments(r).len() == 3));
     }
 
     #[test]

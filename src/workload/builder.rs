@@ -1,6 +1,6 @@
 //! Making a workload step by step.
 
-use super::{Direction, Piece, Request, Step, Workload};
+use super::{Direction, Request, Segment, Step, Workload};
 use crate::report::{ParseStats, Source};
 
 /// Collects requests and steps; keeps each request to one map and one unmap.
@@ -8,7 +8,7 @@ use crate::report::{ParseStats, Source};
 pub struct Builder {
     requests: Vec<Request>,
     steps: Vec<Step>,
-    pieces: Vec<Piece>,
+    segments: Vec<Segment>,
     mapped: Vec<bool>,
     free_places: Vec<u32>,
     places: u32,
@@ -20,34 +20,34 @@ impl Builder {
         Self::default()
     }
 
-    /// Maps a new request and returns its number. Pieces of no length are left
+    /// Maps a new request and returns its number. Segments of no length are left
     /// out.
     ///
     /// # Panics
     ///
-    /// With 2^32 requests or pieces: more than the memory of the steps.
+    /// With 2^32 requests or segments: more than the memory of the steps.
     pub fn map(
         &mut self,
         device: u16,
         direction: Direction,
-        pieces: impl IntoIterator<Item = Piece>,
+        segments: impl IntoIterator<Item = Segment>,
     ) -> u32 {
-        let first = self.pieces.len();
-        self.pieces
-            .extend(pieces.into_iter().filter(|p| p.len_bytes > 0));
-        let bytes = self.pieces[first..].iter().map(|p| p.len_bytes).sum();
+        let first = self.segments.len();
+        self.segments
+            .extend(segments.into_iter().filter(|p| p.len_bytes > 0));
+        let bytes = self.segments[first..].iter().map(|p| p.len_bytes).sum();
         let place = self.free_places.pop().unwrap_or_else(|| {
             self.places += 1;
             self.places - 1
         });
-        let narrow = |n: usize| u32::try_from(n).expect("at most 2^32 requests and pieces");
+        let narrow = |n: usize| u32::try_from(n).expect("at most 2^32 requests and segments");
         let number = narrow(self.requests.len());
         self.requests.push(Request {
             device,
             direction,
             place,
-            first_piece: narrow(first),
-            pieces: narrow(self.pieces.len()) - narrow(first),
+            first_segment: narrow(first),
+            segments: narrow(self.segments.len()) - narrow(first),
             bytes,
         });
         self.mapped.push(true);
@@ -108,7 +108,7 @@ impl Builder {
             live_max: self.places,
             requests: self.requests,
             steps: self.steps,
-            pieces: self.pieces,
+            segments: self.segments,
         }
     }
 }
@@ -116,27 +116,28 @@ impl Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dmabench_platform::PhysAddr;
 
     #[test]
     fn places_are_reused_and_every_request_ends_unmapped() {
         let mut builder = Builder::new();
-        let piece = |phys| Piece {
-            phys,
+        let page = |phys| Segment {
+            phys: PhysAddr(phys),
             len_bytes: 4096,
         };
-        let a = builder.map(0, Direction::ToDevice, [piece(0)]);
-        let b = builder.map(0, Direction::ToDevice, [piece(4096), piece(0)]);
+        let a = builder.map(0, Direction::ToDevice, [page(0)]);
+        let b = builder.map(0, Direction::ToDevice, [page(4096), page(0)]);
         assert!(builder.unmap(a));
         assert!(!builder.unmap(a), "a second unmap is refused");
         assert!(!builder.unmap(99));
-        let c = builder.map(0, Direction::FromDevice, [piece(0)]);
+        let c = builder.map(0, Direction::FromDevice, [page(0)]);
         let source = Source::Generated {
             generator: String::new(),
         };
         let workload = builder.finish(String::new(), String::new(), source, None, vec![]);
         assert_eq!(workload.live_max, 2);
         assert_eq!(workload.bytes(), 4 * 4096);
-        assert_eq!(workload.pieces(&workload.requests()[1]).len(), 2);
+        assert_eq!(workload.segments(&workload.requests()[1]).len(), 2);
         assert_eq!(
             workload.steps(),
             [

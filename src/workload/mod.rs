@@ -8,29 +8,9 @@ mod builder;
 pub mod generate;
 
 pub use builder::Builder;
+pub use dmabench_dma::{Direction, Segment};
 
 use crate::report::{ParseStats, SizeCount, Source};
-
-/// Who may touch the memory of a request. Named from the processor's side, as
-/// in Linux.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// The device reads it.
-    ToDevice,
-    /// The device writes it.
-    FromDevice,
-    /// Both; also where a trace does not say.
-    Bidirectional,
-}
-
-/// One physically contiguous piece of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Piece {
-    /// Physical address of its first byte.
-    pub phys: u64,
-    /// Its length in bytes, at least 1.
-    pub len_bytes: u64,
-}
 
 /// One map call and its unmap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +22,8 @@ pub struct Request {
     /// Where a run keeps its mapping meanwhile: below [`Workload::live_max`],
     /// and nobody else's while it is mapped.
     pub place: u32,
-    first_piece: u32,
-    pieces: u32,
+    first_segment: u32,
+    segments: u32,
     /// All its bytes.
     pub bytes: u64,
 }
@@ -75,7 +55,7 @@ pub struct Workload {
     pub live_max: u32,
     requests: Vec<Request>,
     steps: Vec<Step>,
-    pieces: Vec<Piece>,
+    segments: Vec<Segment>,
 }
 
 impl Workload {
@@ -91,9 +71,14 @@ impl Workload {
 
     /// The scatter list of `request`, which is one of this workload's.
     #[inline]
-    pub fn pieces(&self, request: &Request) -> &[Piece] {
-        let first = request.first_piece as usize;
-        &self.pieces[first..first + request.pieces as usize]
+    pub fn segments(&self, request: &Request) -> &[Segment] {
+        let first = request.first_segment as usize;
+        &self.segments[first..first + request.segments as usize]
+    }
+
+    /// Entries of the longest scatter list.
+    pub fn segments_max(&self) -> usize {
+        (self.requests.iter()).fold(0, |max, r| max.max(r.segments as usize))
     }
 
     /// Bytes of one pass.

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{
     Rebuilt,
-    pieces::{Mapped, PAGE, Pieces, cut_at_entries, translate},
+    pieces::{Mapped, PAGE, Pieces, cut_at_entries, segment, translate},
 };
 use crate::{
     trace::{
         event::{DeviceIndex, Event, List},
         parse::Log,
     },
-    workload::{Builder, Direction, Piece},
+    workload::{Builder, Direction, Segment},
 };
 
 /// How far to look for the line that names the device of an `iommu:unmap`.
@@ -116,12 +116,7 @@ impl State<'_> {
             } => {
                 let claimed = self.claim(&[(dma, len)], cpu);
                 let translated = claimed.is_some();
-                let pieces = claimed.unwrap_or_else(|| {
-                    vec![Piece {
-                        phys,
-                        len_bytes: len,
-                    }]
-                });
+                let pieces = claimed.unwrap_or_else(|| vec![segment(phys, len)]);
                 let identity = dma == phys;
                 let list = ScatterList {
                     pieces,
@@ -140,7 +135,7 @@ impl State<'_> {
 
     /// The physical pieces under `outputs`, taken out of the table; `None` if
     /// the table does not cover them.
-    fn claim(&mut self, outputs: &[(u64, u64)], cpu: u32) -> Option<Vec<Piece>> {
+    fn claim(&mut self, outputs: &[(u64, u64)], cpu: u32) -> Option<Vec<Segment>> {
         let mut runs = Vec::new();
         let mut used = Vec::new();
         for &(dma, len) in outputs {
@@ -331,7 +326,7 @@ impl State<'_> {
 
 /// A request as it was mapped.
 struct ScatterList {
-    pieces: Vec<Piece>,
+    pieces: Vec<Segment>,
     /// `iommu:map` lines stood behind it.
     translated: bool,
     /// The device uses physical addresses.
@@ -343,11 +338,11 @@ struct ScatterList {
 /// outputs; with one output per entry (passthrough) they are the entries' too.
 /// Otherwise each entry is taken to end with its page and the last to hold the
 /// rest.
-fn unmapped_list(outputs: &[(u64, u64)], starts: &[u64]) -> Vec<Piece> {
+fn unmapped_list(outputs: &[(u64, u64)], starts: &[u64]) -> Vec<Segment> {
     if starts.len() == outputs.len() {
         let sizes = outputs.iter().map(|o| o.1);
         return (starts.iter().zip(sizes))
-            .map(|(&phys, len_bytes)| Piece { phys, len_bytes })
+            .map(|(&phys, len_bytes)| segment(phys, len_bytes))
             .collect();
     }
     let mut left: u64 = outputs.iter().map(|o| o.1).sum();
@@ -359,7 +354,7 @@ fn unmapped_list(outputs: &[(u64, u64)], starts: &[u64]) -> Vec<Piece> {
         } else {
             to_page_end.min(left)
         };
-        pieces.push(Piece { phys, len_bytes });
+        pieces.push(segment(phys, len_bytes));
         left -= len_bytes;
     }
     pieces

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     trace::{event::Event, parse::Log},
-    workload::{Builder, Direction, Piece},
+    workload::{Builder, Direction, Segment},
 };
 
 /// How many `block_rq_issue` lines before and behind a request are looked at.
@@ -17,7 +17,7 @@ const ISSUES_NEAR: usize = 8;
 
 /// A request found.
 struct Found {
-    pieces: Vec<Piece>,
+    pieces: Vec<Segment>,
     /// Bytes of its pages.
     span: u64,
     cpu: u32,
@@ -134,7 +134,7 @@ fn build(mut found: Vec<Found>, mut issues: Issues, unmatched: u64, dropped: u64
 }
 
 /// Cuts pieces down to `bytes`.
-fn trim(pieces: &mut Vec<Piece>, bytes: u64) {
+fn trim(pieces: &mut Vec<Segment>, bytes: u64) {
     let mut left = bytes;
     pieces.retain_mut(|piece| {
         piece.len_bytes = piece.len_bytes.min(left);

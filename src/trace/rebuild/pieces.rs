@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::workload::Piece;
+use dmabench_platform::PhysAddr;
+
+use crate::workload::Segment;
 
 /// Smallest page of the tables, in bytes.
 pub(super) const PAGE: u64 = 4096;
@@ -74,7 +76,7 @@ impl Pieces {
 
 /// The physical runs under `start..start + len`, or `None` where `pieces` (in
 /// order of address) leave a gap.
-pub(super) fn translate(pieces: &[Mapped], start: u64, len: u64, out: &mut Vec<Piece>) -> bool {
+pub(super) fn translate(pieces: &[Mapped], start: u64, len: u64, out: &mut Vec<Segment>) -> bool {
     let (mut at, end) = (start, start + len);
     for mapped in pieces {
         let mapped_end = mapped.iova + mapped.len;
@@ -91,14 +93,19 @@ pub(super) fn translate(pieces: &[Mapped], start: u64, len: u64, out: &mut Vec<P
     at == end
 }
 
+/// A segment at the physical address `phys`.
+pub(super) fn segment(phys: u64, len_bytes: u64) -> Segment {
+    Segment {
+        phys: PhysAddr(phys),
+        len_bytes,
+    }
+}
+
 /// Appends a run, joined to the last one where they touch.
-pub(super) fn push_run(out: &mut Vec<Piece>, phys: u64, len: u64) {
+pub(super) fn push_run(out: &mut Vec<Segment>, phys: u64, len: u64) {
     match out.last_mut() {
-        Some(last) if last.phys + last.len_bytes == phys => last.len_bytes += len,
-        _ => out.push(Piece {
-            phys,
-            len_bytes: len,
-        }),
+        Some(last) if last.phys.0 + last.len_bytes == phys => last.len_bytes += len,
+        _ => out.push(segment(phys, len)),
     }
 }
 
@@ -106,29 +113,23 @@ pub(super) fn push_run(out: &mut Vec<Piece>, phys: u64, len: u64) {
 /// neighbours before it prints `map` lines, and most lists have more entries
 /// than runs. `starts` are the entries' addresses; from the first that is not
 /// found on, the runs stay as they are.
-pub(super) fn cut_at_entries(runs: &[Piece], starts: &[u64]) -> Vec<Piece> {
+pub(super) fn cut_at_entries(runs: &[Segment], starts: &[u64]) -> Vec<Segment> {
     let mut entries = Vec::with_capacity(starts.len().max(runs.len()));
     let mut starts = starts.iter().copied().peekable();
     for run in runs {
-        let end = run.phys + run.len_bytes;
-        let mut at = run.phys;
+        let end = run.phys.0 + run.len_bytes;
+        let mut at = run.phys.0;
         starts.next_if_eq(&at);
         while let Some(&start) = starts.peek() {
             // The start of an entry inside this run, behind the last.
             if start <= at || start >= end {
                 break;
             }
-            entries.push(Piece {
-                phys: at,
-                len_bytes: start - at,
-            });
+            entries.push(segment(at, start - at));
             at = start;
             starts.next();
         }
-        entries.push(Piece {
-            phys: at,
-            len_bytes: end - at,
-        });
+        entries.push(segment(at, end - at));
     }
     entries
 }
@@ -136,10 +137,6 @@ pub(super) fn cut_at_entries(runs: &[Piece], starts: &[u64]) -> Vec<Piece> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn piece(phys: u64, len_bytes: u64) -> Piece {
-        Piece { phys, len_bytes }
-    }
 
     fn mapped(iova: u64, phys: u64, len: u64, at: usize) -> Mapped {
         Mapped {
@@ -161,7 +158,7 @@ mod tests {
         assert!(!translate(&pieces, 0x1000, 0x3000, &mut out));
         out.clear();
         assert!(translate(&pieces, 0x1400, 0x400, &mut out));
-        assert_eq!(out, [piece(0x9400, 0x400)]);
+        assert_eq!(out, [segment(0x9400, 0x400)]);
     }
 
     #[test]
@@ -177,14 +174,14 @@ mod tests {
 
     #[test]
     fn runs_are_cut_where_entries_began() {
-        let runs = [piece(0x1000, 0x3000), piece(0x9000, 0x1000)];
+        let runs = [segment(0x1000, 0x3000), segment(0x9000, 0x1000)];
         let entries = cut_at_entries(&runs, &[0x1000, 0x2000, 0x9000]);
         assert_eq!(
             entries,
             [
-                piece(0x1000, 0x1000),
-                piece(0x2000, 0x2000),
-                piece(0x9000, 0x1000)
+                segment(0x1000, 0x1000),
+                segment(0x2000, 0x2000),
+                segment(0x9000, 0x1000)
             ]
         );
         // Entries that do not fit change nothing.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     trace::{Options, read_bytes, shipped},
-    workload::{Direction, Piece, Step, Workload},
+    workload::{Direction, Step, Workload},
 };
 
 fn read(text: &str) -> Workload {
@@ -34,8 +34,8 @@ fn unmap(iova: u64, len: u64) -> String {
 }
 
 fn pieces(workload: &Workload, request: usize) -> Vec<(u64, u64)> {
-    (workload.pieces(&workload.requests()[request]).iter())
-        .map(|p: &Piece| (p.phys, p.len_bytes))
+    (workload.segments(&workload.requests()[request]).iter())
+        .map(|s| (s.phys.0, s.len_bytes))
         .collect()
 }
 

@@ -1,10 +1,12 @@
 //! `dd if=/dev/mmcblk1 of=/dev/null bs=4M`, the load of the 2021 thread: the
 //! page cache reads ahead in requests of 128 KiB.
 
+use dmabench_platform::PhysAddr;
+
 use super::{Generator, Random};
 use crate::{
     report::Source,
-    workload::{Builder, Direction, Piece, Workload},
+    workload::{Builder, Direction, Segment, Workload},
 };
 
 const PAGE: u64 = 4096;
@@ -49,8 +51,8 @@ impl Generator for DdSeq {
         let mut builder = Builder::new();
         let mut mapped = std::collections::VecDeque::new();
         for _ in 0..self.requests {
-            let pages = (0..self.pages).map(|_| Piece {
-                phys: RAM_START + random.below(RAM_PAGES) * PAGE,
+            let pages = (0..self.pages).map(|_| Segment {
+                phys: PhysAddr(RAM_START + random.below(RAM_PAGES) * PAGE),
                 len_bytes: PAGE,
             });
             mapped.push_back(builder.map(0, Direction::FromDevice, pages));
@@ -90,8 +92,8 @@ mod tests {
         assert_eq!(workload.bytes(), 128 << 20);
         assert_eq!(workload.live_max, 2);
         assert_eq!(workload.steps().len(), 2048);
-        let pieces = |w: &Workload| w.pieces(&w.requests()[7]).to_vec();
-        assert_eq!(pieces(&workload), pieces(&DdSeq::DEFAULT.generate(1)));
-        assert_ne!(pieces(&workload), pieces(&DdSeq::DEFAULT.generate(2)));
+        let segments = |w: &Workload| w.segments(&w.requests()[7]).to_vec();
+        assert_eq!(segments(&workload), segments(&DdSeq::DEFAULT.generate(1)));
+        assert_ne!(segments(&workload), segments(&DdSeq::DEFAULT.generate(2)));
     }
 }

@@ -1,0 +1,324 @@
+//! What the program does with its command line: read the workloads, run them,
+//! show and write what was found.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use rayon::prelude::*;
+
+use crate::{
+    cli::{Cli, Command, RunOptions},
+    model,
+    report::{self, Report, ReportError},
+    run::{self, Plan, RunError},
+    trace::{self, TraceError, shipped},
+    workload::{Workload, generate},
+};
+
+/// Set when the user wants the run to end; see [`install_interrupt`].
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Set while files are written: the program does not end in the middle of that.
+static WRITING: AtomicBool = AtomicBool::new(false);
+
+/// Exit code of a run that the user ended: 128 + SIGINT, as shells expect.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// Why the program stops. Displays as one line that says what to do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AppError {
+    /// A trace cannot be used.
+    Trace(TraceError),
+    /// The report cannot be written.
+    Report(ReportError),
+    /// A workload cannot be run.
+    Run(RunError),
+    /// `--workload` leaves nothing.
+    NoWorkload {
+        /// What was asked for.
+        wanted: Vec<String>,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The result cannot be printed.
+    Output(io::Error),
+}
+
+impl fmt::Display for AppError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AppError::Trace(error) => error.fmt(f),
+            AppError::Report(error) => error.fmt(f),
+            AppError::Run(error) => error.fmt(f),
+            AppError::NoWorkload { wanted, known } => write!(
+                f,
+                "no workload's name contains {}; there are: {}",
+                wanted.join(" or "),
+                known.join(", ")
+            ),
+            AppError::Output(error) => write!(
+                f,
+                "cannot print the result: {error}; the report is in the output folder"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for AppError {}
+
+impl From<TraceError> for AppError {
+    fn from(error: TraceError) -> Self {
+        AppError::Trace(error)
+    }
+}
+
+impl From<ReportError> for AppError {
+    fn from(error: ReportError) -> Self {
+        AppError::Report(error)
+    }
+}
+
+impl From<RunError> for AppError {
+    fn from(error: RunError) -> Self {
+        AppError::Run(error)
+    }
+}
+
+/// Does what `cli` says and returns the exit code. `command_line` is for the
+/// report.
+///
+/// # Errors
+///
+/// [`AppError`]; nothing half-written is left behind.
+pub fn main(cli: &Cli, command_line: Vec<String>) -> Result<u8, AppError> {
+    let options = &cli.options;
+    match cli.command.as_ref().unwrap_or(&Command::Compare) {
+        Command::List => {
+            list(options)?;
+            Ok(0)
+        }
+        Command::Compare => execute(compare_workloads(options)?, options, command_line),
+        Command::Replay { files } => {
+            execute(replay_workloads(files, options)?, options, command_line)
+        }
+    }
+}
+
+/// Ctrl-C once: the run ends after the measurement under way, and what was
+/// found until then is written. Twice: the program ends, unless it is writing.
+/// Not for tests: the handler is the process's.
+pub fn install_interrupt() {
+    // Without a handler Ctrl-C ends the program at once, which is fine too.
+    let _ = ctrlc::set_handler(|| {
+        let again = INTERRUPTED.swap(true, Ordering::Relaxed);
+        if again && !WRITING.load(Ordering::Relaxed) {
+            std::process::exit(i32::from(EXIT_INTERRUPTED));
+        }
+    });
+}
+
+fn compare_workloads(options: &RunOptions) -> Result<Vec<Workload>, AppError> {
+    let known =
+        || (shipped::ALL.iter().map(|s| s.name)).chain(generate::ALL.iter().map(|g| g.name()));
+    if !known().any(|name| options.wants(name)) {
+        return Err(AppError::NoWorkload {
+            wanted: options.workload.clone(),
+            known: known().map(str::to_owned).collect(),
+        });
+    }
+    let parse = parse_options(options);
+    let mut workloads = (shipped::ALL.par_iter())
+        .filter(|shipped| options.wants(shipped.name))
+        .map(|shipped| shipped.workload(parse))
+        .collect::<Result<Vec<_>, _>>()?;
+    let generators = generate::ALL.iter().filter(|g| options.wants(g.name()));
+    workloads.extend(generators.map(|g| g.generate(options.seed)));
+    Ok(workloads)
+}
+
+fn replay_workloads(files: &[PathBuf], options: &RunOptions) -> Result<Vec<Workload>, AppError> {
+    let mut workloads = Vec::new();
+    for file in files {
+        workloads.push(trace::read_file(file, parse_options(options))?);
+    }
+    // Two files of one name from different folders.
+    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+    for workload in &mut workloads {
+        let count = seen.entry(workload.name.clone()).or_insert(0);
+        *count += 1;
+        if *count > 1 {
+            workload.name = format!("{}#{count}", workload.name);
+        }
+    }
+    let known: Vec<String> = workloads.iter().map(|w| w.name.clone()).collect();
+    workloads.retain(|w| options.wants(&w.name));
+    if workloads.is_empty() {
+        return Err(AppError::NoWorkload {
+            wanted: options.workload.clone(),
+            known,
+        });
+    }
+    Ok(workloads)
+}
+
+fn parse_options(options: &RunOptions) -> trace::Options {
+    trace::Options {
+        strict: options.strict_parse,
+    }
+}
+
+fn list(options: &RunOptions) -> Result<(), AppError> {
+    let workloads = compare_workloads(options)?;
+    let width = workloads.iter().map(|w| w.name.len()).max().unwrap_or(0);
+    let lines: String = (workloads.iter())
+        .map(|w| format!("{:width$}  {}\n", w.name, w.description))
+        .collect();
+    print(&lines)
+}
+
+fn execute(
+    workloads: Vec<Workload>,
+    options: &RunOptions,
+    command_line: Vec<String>,
+) -> Result<u8, AppError> {
+    report::check_out_dir(&options.out)?;
+    let (started, begun) = (SystemTime::now(), Instant::now());
+    warn_of_damage(&workloads);
+
+    let plan = Plan {
+        modes: options.modes(),
+        requests_min: options.requests_min(),
+        ..Plan::default()
+    };
+    let bar = progress_bar(plan.units(&workloads));
+    let found = run::all(&workloads, &plan, &|| bar.inc(1), &INTERRUPTED)?;
+    bar.finish_and_clear();
+
+    let mut notes = found.notes;
+    if found.interrupted {
+        notes.push("The run was interrupted; only what was finished is here.".to_owned());
+    }
+    let report = Report {
+        schema_version: report::SCHEMA_VERSION,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        command_line,
+        started_unix_s: started
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+        run_seconds: begun.elapsed().as_secs_f64(),
+        seed: options.seed,
+        options: plan.for_report(other_options(options)),
+        machine: run::machine(&found.clock),
+        profile: model::profile_for_report(&plan.profile),
+        service_device: plan.device.for_report(),
+        kind: report::kinds(),
+        workloads: workloads.iter().map(Workload::summary).collect(),
+        results: found.results,
+        notes,
+    };
+    if found.interrupted && report.results.is_empty() {
+        return Ok(EXIT_INTERRUPTED);
+    }
+    WRITING.store(true, Ordering::Relaxed);
+    let written = report::write(&report, &options.out);
+    WRITING.store(false, Ordering::Relaxed);
+    let written = written?;
+    if options.json {
+        let mut json = serde_json::to_string_pretty(&report)
+            .map_err(|error| AppError::Output(error.into()))?;
+        json.push('\n');
+        print(&json)?;
+    } else {
+        print(&report::table(&report))?;
+        print(&format!(
+            "\nReport: {} and {}\n",
+            written.html.display(),
+            written.json.display()
+        ))?;
+    }
+    Ok(if found.interrupted {
+        EXIT_INTERRUPTED
+    } else {
+        0
+    })
+}
+
+/// Damage does not stop a run, so it is said at once and not only in the report.
+fn warn_of_damage(workloads: &[Workload]) {
+    for workload in workloads {
+        let Some(parse) = &workload.parse else {
+            continue;
+        };
+        for example in &parse.damaged_examples {
+            eprintln!("warning: {example}; line skipped");
+        }
+        let unshown = parse.damaged_lines - parse.damaged_examples.len() as u64;
+        if unshown > 0 {
+            eprintln!(
+                "warning: {}: {unshown} more damaged lines skipped",
+                workload.name
+            );
+        }
+        if parse.lost_events > 0 {
+            eprintln!(
+                "warning: {}: the kernel lost {} events; record with a larger buffer (trace-cmd -b)",
+                workload.name, parse.lost_events
+            );
+        }
+    }
+}
+
+fn other_options(options: &RunOptions) -> BTreeMap<String, String> {
+    let modes: Vec<&str> = options.modes().iter().map(|m| m.name()).collect();
+    let mut other = BTreeMap::from([
+        ("modes".to_owned(), modes.join(",")),
+        ("strict-parse".to_owned(), options.strict_parse.to_string()),
+        ("quick".to_owned(), options.quick.to_string()),
+    ]);
+    if !options.workload.is_empty() {
+        other.insert("workload".to_owned(), options.workload.join(","));
+    }
+    other
+}
+
+/// On standard error, and only where that is a terminal.
+fn progress_bar(units: u64) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(units).with_style(style)
+}
+
+/// Prints to standard output. A reader that has gone (`| head`) is no error.
+fn print(text: &str) -> Result<(), AppError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(AppError::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The command line for the report: the program without its folder, which
+/// tells nothing about the run.
+pub fn command_line() -> Vec<String> {
+    let mut arguments: Vec<String> = std::env::args_os()
+        .map(|a| a.to_string_lossy().into_owned())
+        .collect();
+    if let Some(program) = arguments.first_mut() {
+        let name = Path::new(program.as_str()).file_name();
+        *program = name.map_or_else(
+            || "dmabench".to_owned(),
+            |n| n.to_string_lossy().into_owned(),
+        );
+    }
+    arguments
+}

@@ -1,0 +1,169 @@
+//! The command line: what can be asked for, and how it is spelt.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Requests that are timed for each workload and mode, at least: enough that
+/// one in a thousand is a hundred of them.
+pub const REQUESTS_DEFAULT: u64 = 100_000;
+
+/// As [`REQUESTS_DEFAULT`], with `--quick`: for a first look and for tests.
+pub const REQUESTS_QUICK: u64 = 2_000;
+
+/// What strict IOMMU unmapping costs and what lazy unmapping exposes, on real
+/// SD/MMC I/O.
+///
+/// Without a command: `compare`.
+#[derive(Debug, Parser)]
+#[command(name = "dmabench", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to do it; the same for every command that runs workloads.
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Run the shipped traces and the generated workloads in every mode
+    Compare,
+    /// Run your own traces (Linux ftrace text, plain or gzip) in every mode
+    Replay {
+        /// Files with the text of /sys/kernel/tracing/trace, or of `trace-cmd report`
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// List the workloads of `compare`
+    List,
+}
+
+/// How to run.
+#[derive(Debug, Clone, Args)]
+pub struct RunOptions {
+    /// Folder for report.json and report.html
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "target/dmabench"
+    )]
+    pub out: PathBuf,
+
+    /// Modes to run
+    #[arg(
+        long,
+        global = true,
+        value_delimiter = ',',
+        value_name = "MODE,...",
+        default_values_t = [ModeArg::Passthrough, ModeArg::Strict, ModeArg::Lazy]
+    )]
+    pub modes: Vec<ModeArg>,
+
+    /// Run only workloads whose name contains this; may be given several times
+    #[arg(long, global = true, value_name = "NAME")]
+    pub workload: Vec<String>,
+
+    /// Seed of the generated workloads
+    #[arg(long, global = true, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+
+    /// Repeat each workload until so many requests were timed
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        default_value_t = REQUESTS_DEFAULT,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000_000)
+    )]
+    pub requests: u64,
+
+    /// Time 2,000 requests of each only: a first look, too few for p99.9
+    #[arg(long, global = true, conflicts_with = "requests")]
+    pub quick: bool,
+
+    /// Refuse a trace with a damaged line instead of skipping the line
+    #[arg(long, global = true)]
+    pub strict_parse: bool,
+
+    /// Print the report as JSON instead of the table
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// A mode, as the command line spells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum ModeArg {
+    /// No translation: the device uses physical addresses
+    Passthrough,
+    /// Every unmap invalidates and waits before the buffer goes back
+    Strict,
+    /// The buffer goes back at once, invalidations are collected
+    Lazy,
+}
+
+impl ModeArg {
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            ModeArg::Passthrough => "passthrough",
+            ModeArg::Strict => "strict",
+            ModeArg::Lazy => "lazy",
+        }
+    }
+}
+
+impl std::fmt::Display for ModeArg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl RunOptions {
+    /// The modes asked for, each once, cheapest safety first.
+    pub fn modes(&self) -> Vec<ModeArg> {
+        let mut modes = self.modes.clone();
+        modes.sort_unstable();
+        modes.dedup();
+        modes
+    }
+
+    /// Requests to time at least.
+    pub fn requests_min(&self) -> u64 {
+        if self.quick {
+            REQUESTS_QUICK
+        } else {
+            self.requests
+        }
+    }
+
+    /// Whether a workload of that name was asked for.
+    pub fn wants(&self, name: &str) -> bool {
+        self.workload.is_empty() || self.workload.iter().any(|w| name.contains(w.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_stand_before_or_behind_the_command() {
+        let before = Cli::parse_from(["dmabench", "--seed", "7", "replay", "a"]);
+        let behind = Cli::parse_from(["dmabench", "replay", "a", "--seed", "7"]);
+        assert_eq!(before.options.seed, 7);
+        assert_eq!(behind.options.seed, 7);
+        assert_eq!(before.command, behind.command);
+        let modes = Cli::parse_from(["dmabench", "--modes", "lazy,strict,lazy"]).options;
+        assert_eq!(modes.modes(), [ModeArg::Strict, ModeArg::Lazy]);
+    }
+}

@@ -1,0 +1,201 @@
+//! What a workload runs on: a domain for each of its devices, in one mode, on
+//! one kind of backend.
+
+use std::sync::Arc;
+
+use dmabench_dma::{Device, DmaSegment, Domain, DomainConfig, Mapping, Mode, Segment};
+use dmabench_flushq::{BackendCounts, CostModel, CountingBackend, QueueConfig, TlbBackend};
+use dmabench_pgtable::{HeapTables, TableMemory, format::S1K4};
+use dmabench_platform::{Fences, Slots, ThreadSlots, TimeNs, VirtualClock};
+use dmabench_smmu::soft::{
+    SimMemory, SimMemoryConfig, SmmuContext, SoftConfig, SoftSmmu, Stage1Regs, StreamConfig,
+};
+
+use super::{
+    RunError,
+    exposure::{Backend, Lab},
+    plan::Plan,
+    watch::{Watch, Watched},
+};
+use crate::{
+    cli::ModeArg,
+    workload::{Request, Workload},
+};
+
+/// Domains of one mode and backend.
+pub(super) struct Bed<B: TlbBackend, M: TableMemory = HeapTables> {
+    domains: Vec<Domain<B, ThreadSlots, S1K4, M>>,
+    device: Device,
+}
+
+/// Threads that may use a bed: this one, and those rayon made before it.
+fn slots() -> Result<Arc<Slots>, RunError> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let own = (threads + 2).min(Slots::MAX);
+    let slots = Slots::new(own, Fences::detect()).map_err(RunError::refused)?;
+    Ok(Arc::new(slots))
+}
+
+fn config(mode: ModeArg, plan: &Plan) -> DomainConfig {
+    let mode = match mode {
+        ModeArg::Passthrough => Mode::Passthrough,
+        ModeArg::Strict => Mode::Strict,
+        ModeArg::Lazy => Mode::Lazy(QueueConfig {
+            entries_per_slot: plan.flush_queue_entries,
+            timeout_ns: plan.flush_timeout_ns,
+        }),
+    };
+    // As Linux does for PCI devices: short addresses first, whatever the mask.
+    DomainConfig::new(mode).low32_first(true)
+}
+
+impl Bed<CountingBackend> {
+    /// For timing: a backend that counts and takes no time.
+    pub(super) fn counting(
+        workload: &Workload,
+        mode: ModeArg,
+        plan: &Plan,
+    ) -> Result<Self, RunError> {
+        let slots = slots()?;
+        let domains = (workload.devices.iter())
+            .map(|_| {
+                let backend =
+                    CountingBackend::with_range_commands(&slots, plan.profile.range_commands);
+                Domain::new(config(mode, plan), Arc::clone(&slots), backend, ())
+            })
+            .collect::<Result<_, _>>()
+            .map_err(RunError::refused)?;
+        Ok(Bed {
+            domains,
+            device: Device::new(),
+        })
+    }
+
+    /// What the backends were asked for.
+    pub(super) fn counts(&self) -> BackendCounts {
+        let mut sum = BackendCounts::default();
+        for domain in &self.domains {
+            let counts = domain.backend().counts();
+            sum.ranges += counts.ranges;
+            sum.commands_by_address += counts.commands_by_address;
+            sum.commands_by_context += counts.commands_by_context;
+            sum.flush_alls += counts.flush_alls;
+            sum.syncs += counts.syncs;
+        }
+        sum
+    }
+}
+
+impl Bed<Backend, Arc<SimMemory>> {
+    /// For exposure: the software SMMU, tables in its memory, and a virtual
+    /// clock on which commands take the profile's time.
+    pub(super) fn simulated(
+        workload: &Workload,
+        mode: ModeArg,
+        plan: &Plan,
+    ) -> Result<(Self, Lab), RunError> {
+        let clock = Arc::new(VirtualClock::new(TimeNs(0)));
+        let memory = SimMemory::new(SimMemoryConfig::default()).map_err(RunError::refused)?;
+        let smmu = SoftSmmu::new(
+            Arc::clone(&memory),
+            Arc::clone(&clock) as _,
+            SoftConfig::default(),
+        );
+        let watch = Watch::new(Arc::clone(&clock));
+        let watched = Watched::new(Arc::clone(&smmu), Arc::clone(&watch));
+        let backend = Arc::new(CostModel::new(watched, plan.profile, Arc::clone(&clock)));
+        let slots = slots()?;
+        let mut domains = Vec::new();
+        let mut devices = Vec::new();
+        for index in 0..workload.devices.len() as u16 {
+            let domain = Domain::with_parts(
+                config(mode, plan),
+                Arc::clone(&slots),
+                ThreadSlots,
+                Arc::clone(&memory),
+                Arc::clone(&backend),
+                context(index),
+            )
+            .map_err(RunError::refused)?;
+            let registers = Stage1Regs::for_table(&domain.registers());
+            let stream = StreamConfig::stage1(asid(index), registers);
+            devices.push(smmu.attach(stream).map_err(RunError::refused)?);
+            domains.push(domain);
+        }
+        watch.set_devices(devices.clone());
+        let lab = Lab {
+            clock,
+            smmu,
+            devices,
+            watch,
+        };
+        let device = Device::new();
+        Ok((Bed { domains, device }, lab))
+    }
+}
+
+/// ASID 0 is left to nobody, so that a context that was never set is seen.
+fn asid(device: u16) -> u16 {
+    device + 1
+}
+
+/// What the SMMU calls the address space of a device.
+pub(super) fn context(device: u16) -> SmmuContext {
+    SmmuContext::Stage1 {
+        vmid: 0,
+        asid: asid(device),
+    }
+}
+
+impl<B: TlbBackend, M: TableMemory> Bed<B, M> {
+    /// One map call. `out` has room for the request's segments.
+    #[inline]
+    pub(super) fn map(
+        &self,
+        request: &Request,
+        segments: &[Segment],
+        out: &mut [DmaSegment],
+    ) -> Result<Mapping, RunError> {
+        self.domains[usize::from(request.device)]
+            .map_sg(&self.device, segments, out, request.direction)
+            .map_err(RunError::refused)
+    }
+
+    /// One unmap call.
+    #[inline]
+    pub(super) fn unmap(&self, device: u16, mapping: Mapping) -> Result<(), RunError> {
+        self.domains[usize::from(device)]
+            .unmap(mapping)
+            .map_err(RunError::refused)
+    }
+
+    /// The earliest deadline of all domains.
+    pub(super) fn next_deadline(&self) -> Option<TimeNs> {
+        self.domains.iter().filter_map(Domain::next_deadline).min()
+    }
+
+    pub(super) fn poll(&self, now: TimeNs) -> Result<(), RunError> {
+        for domain in &self.domains {
+            domain.poll(now).map_err(RunError::refused)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn drain(&self) -> Result<(), RunError> {
+        for domain in &self.domains {
+            domain.drain().map_err(RunError::refused)?;
+        }
+        Ok(())
+    }
+
+    /// I/O pages in use and bytes of tables, of all domains.
+    pub(super) fn held(&self) -> (u64, u64) {
+        let mut held = (0, 0);
+        for domain in &self.domains {
+            let stats = domain.stats();
+            held.0 += stats.iova_pages_held;
+            held.1 += stats.page_table_bytes;
+        }
+        held
+    }
+}

@@ -1,0 +1,327 @@
+//! What the device can still reach after an unmap: one pass against the
+//! software SMMU, on a virtual clock.
+//!
+//! The device touches every page of a request after it is mapped and again
+//! before it is unmapped, so that the SMMU remembers every translation. Each request takes the service time of
+//! a stated storage device; then it is unmapped and the device goes on to use
+//! its old addresses: `watch.rs` says when. The clock stops at the
+//! flush queue's deadlines. The drain at the end does not count.
+
+use std::sync::Arc;
+
+use dmabench_dma::{DmaSegment, Mapping};
+use dmabench_flushq::CostModel;
+use dmabench_platform::{Clock, Iova, TimeNs, VirtualClock};
+use dmabench_smmu::soft::{Access, SimDevice, SimMemory, SoftSmmu};
+
+use super::{
+    GRANULE, RunError,
+    bed::{self, Bed},
+    plan::Plan,
+    watch::{Seen, Watch, Watched},
+};
+use crate::{
+    cli::ModeArg,
+    report::{Exposure, TimelinePoint},
+    workload::{Direction, Request, Step, Workload},
+};
+
+/// Points of the timeline that are kept for the plot.
+const TIMELINE_POINTS: usize = 400;
+
+/// The backend of an exposure run.
+pub(super) type Backend = Arc<CostModel<Watched<Arc<SoftSmmu>>>>;
+
+/// What the exposure run found.
+#[derive(Debug, Default)]
+pub(super) struct Exposed {
+    /// `None` in passthrough, where nothing is translated.
+    pub(super) exposure: Option<Exposure>,
+    pub(super) stale_accesses: u64,
+    pub(super) stale_window_max_ns: u64,
+    pub(super) iova_pages_held_max: u64,
+    pub(super) page_table_bytes: u64,
+}
+
+/// What a bed for exposure runs consists of besides the domains.
+pub(super) struct Lab {
+    pub(super) clock: Arc<VirtualClock>,
+    pub(super) smmu: Arc<SoftSmmu>,
+    pub(super) devices: Vec<SimDevice>,
+    pub(super) watch: Arc<Watch>,
+}
+
+/// Runs one pass of `workload` in `mode`.
+pub(super) fn run(workload: &Workload, mode: ModeArg, plan: &Plan) -> Result<Exposed, RunError> {
+    if mode == ModeArg::Passthrough {
+        return Ok(Exposed::default());
+    }
+    let (bed, lab) = Bed::simulated(workload, mode, plan)?;
+    run_on(&bed, &lab, workload, mode, plan)
+}
+
+fn run_on(
+    bed: &Bed<Backend, Arc<SimMemory>>,
+    lab: &Lab,
+    workload: &Workload,
+    mode: ModeArg,
+    plan: &Plan,
+) -> Result<Exposed, RunError> {
+    let mut run = Run {
+        workload,
+        mode,
+        plan,
+        bed,
+        lab,
+        live: (0..workload.live_max).map(|_| None).collect(),
+        out: vec![DmaSegment::EMPTY; workload.segments_max()],
+        mapped_pages: 0,
+        held_max: 0,
+        table_bytes_max: 0,
+        device_accesses: 0,
+        flushes_timer: 0,
+        timeline: Vec::new(),
+    };
+    for step in workload.steps() {
+        match *step {
+            Step::Map(request) => run.map(&workload.requests()[request as usize])?,
+            Step::Unmap(request) => run.unmap(&workload.requests()[request as usize])?,
+        }
+    }
+    run.finish()
+}
+
+struct Run<'a> {
+    workload: &'a Workload,
+    mode: ModeArg,
+    plan: &'a Plan,
+    bed: &'a Bed<Backend, Arc<SimMemory>>,
+    lab: &'a Lab,
+    live: Vec<Option<Mapping>>,
+    out: Vec<DmaSegment>,
+    mapped_pages: u64,
+    held_max: u64,
+    table_bytes_max: u64,
+    device_accesses: u64,
+    flushes_timer: u64,
+    timeline: Vec<TimelinePoint>,
+}
+
+impl Run<'_> {
+    fn map(&mut self, request: &Request) -> Result<(), RunError> {
+        let segments = self.workload.segments(request);
+        let mapping = self.bed.map(request, segments, &mut self.out)?;
+        let (_, len) = range(&mapping)?;
+        self.touch(request, &mapping)?;
+        self.mapped_pages += len >> GRANULE.lg2();
+        self.live[request.place as usize] = Some(mapping);
+        self.note();
+        Ok(())
+    }
+
+    /// The device uses every page of a buffer that is mapped.
+    fn touch(&mut self, request: &Request, mapping: &Mapping) -> Result<(), RunError> {
+        let device = &self.lab.devices[usize::from(request.device)];
+        let (iova, len) = range(mapping)?;
+        for &access in accesses(request.direction) {
+            let touched = device.touch(iova, len, access);
+            self.device_accesses += touched.fresh;
+            if touched.stale + touched.faulted > 0 {
+                return Err(RunError::Defect(format!(
+                    "of a mapped buffer {} pages faulted and {} went elsewhere",
+                    touched.faulted, touched.stale
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn unmap(&mut self, request: &Request) -> Result<(), RunError> {
+        let Some(mapping) = self.live[request.place as usize].take() else {
+            return Ok(());
+        };
+        // The transfer; then the driver unmaps.
+        let served =
+            (self.lab.clock.now()).saturating_add_ns(self.plan.device.service_ns(request.bytes));
+        self.advance_to(served)?;
+        // A flush meanwhile made the SMMU forget what the device still uses.
+        self.touch(request, &mapping)?;
+        let (iova, len) = range(&mapping)?;
+        let device = usize::from(request.device);
+        self.mapped_pages -= len >> GRANULE.lg2();
+        self.bed.unmap(request.device, mapping)?;
+        if self.mode == ModeArg::Strict {
+            let context = bed::context(request.device);
+            self.lab.smmu.declare_gone(&context, iova, len);
+        }
+        let access = accesses(request.direction)[0];
+        self.lab.watch.unmapped(device, iova, len, access);
+        // An entry gets its time from the first poll that sees it.
+        self.advance_to(self.lab.clock.now())?;
+        self.note();
+        Ok(())
+    }
+
+    /// Moves the clock on to `to`, with a stop at every deadline on the way.
+    fn advance_to(&mut self, to: TimeNs) -> Result<(), RunError> {
+        while let Some(deadline) = self.bed.next_deadline().filter(|d| *d <= to) {
+            self.lab.clock.advance_to(deadline);
+            let before = self.lab.watch.flushes();
+            let now = self.lab.clock.now();
+            self.bed.poll(now)?;
+            let flushed = self.lab.watch.flushes() - before;
+            self.flushes_timer += flushed;
+            self.note();
+            let moved = self.bed.next_deadline().is_none_or(|next| next > deadline);
+            if flushed == 0 && !moved {
+                return Err(RunError::Defect(format!(
+                    "the flush queue's deadline of {} ns passed without a flush",
+                    deadline.0
+                )));
+            }
+        }
+        self.lab.clock.advance_to(to);
+        Ok(())
+    }
+
+    /// Takes the figures that have a maximum.
+    fn note(&mut self) {
+        let (held, table_bytes) = self.bed.held();
+        self.held_max = self.held_max.max(held);
+        self.table_bytes_max = self.table_bytes_max.max(table_bytes);
+        self.timeline.push(TimelinePoint {
+            at_ns: self.lab.clock.now().0,
+            mapped_pages: self.mapped_pages,
+            waiting_pages: held.saturating_sub(self.mapped_pages),
+        });
+        if self.timeline.len() >= 2 * TIMELINE_POINTS {
+            thin(&mut self.timeline);
+        }
+    }
+
+    fn finish(self) -> Result<Exposed, RunError> {
+        let virtual_ns = self.lab.clock.now().0;
+        let seen = self.lab.watch.finish();
+        self.bed.drain()?;
+        let violations = self.lab.smmu.violations();
+        if let Some(first) = violations.first() {
+            return Err(RunError::Defect(first.to_string()));
+        }
+        let Seen {
+            stale_accesses,
+            stale_window_max_ns,
+            mut windows_ns,
+            ..
+        } = seen;
+        windows_ns.sort_unstable();
+        let mut timeline = self.timeline;
+        while timeline.len() > TIMELINE_POINTS {
+            thin(&mut timeline);
+        }
+        Ok(Exposed {
+            exposure: Some(Exposure {
+                device_accesses: self.device_accesses,
+                probes: seen.probes,
+                stale_buffers: seen.stale_buffers,
+                stale_buffers_max: seen.stale_buffers_max,
+                stale_bytes_max: seen.stale_bytes_max,
+                stale_window_p50_ns: (windows_ns.get(windows_ns.len() / 2)).map_or(0, |ns| *ns),
+                stale_window_bound_ns: match self.mode {
+                    ModeArg::Lazy => self.plan.stale_bound_ns(),
+                    ModeArg::Strict | ModeArg::Passthrough => 0,
+                },
+                violations: 0,
+                flushes_ring_full: seen.flushes - self.flushes_timer,
+                flushes_timer: self.flushes_timer,
+                sync_commands: seen.syncs,
+                virtual_ns,
+                timeline,
+            }),
+            stale_accesses,
+            stale_window_max_ns,
+            iova_pages_held_max: self.held_max,
+            page_table_bytes: self.table_bytes_max,
+        })
+    }
+}
+
+/// What a device does with a buffer of that direction.
+fn accesses(direction: Direction) -> &'static [Access] {
+    match direction {
+        Direction::ToDevice => &[Access::Read],
+        Direction::FromDevice => &[Access::Write],
+        Direction::Bidirectional => &[Access::Write, Access::Read],
+    }
+}
+
+/// The I/O pages that the device can reach.
+fn range(mapping: &Mapping) -> Result<(Iova, u64), RunError> {
+    (mapping.mapped_range())
+        .ok_or_else(|| RunError::Defect("a mapping without I/O pages".to_owned()))
+}
+
+/// Halves the points and keeps the last.
+fn thin(timeline: &mut Vec<TimelinePoint>) {
+    let last = timeline.len().saturating_sub(1);
+    let mut at = 0;
+    timeline.retain(|_| {
+        let keep = at % 2 == 0 || at == last;
+        at += 1;
+        keep
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::generate::{DdSeq, Generator};
+    use dmabench_smmu::soft::Command;
+
+    fn small() -> Workload {
+        DdSeq {
+            pages: 4,
+            requests: 600,
+            depth: 2,
+        }
+        .generate(3)
+    }
+
+    /// Runs with an SMMU that loses the command of that number.
+    fn losing(mode: ModeArg, lost: u32) -> Result<Exposed, RunError> {
+        let (plan, workload) = (Plan::default(), small());
+        let (bed, lab) = Bed::simulated(&workload, mode, &plan)?;
+        let mut number = 0;
+        lab.smmu.set_tamper(Some(Box::new(move |command| {
+            if matches!(command, Command::Sync(_)) {
+                return Some(command);
+            }
+            number += 1;
+            (number != lost).then_some(command)
+        })));
+        run_on(&bed, &lab, &workload, mode, &plan)
+    }
+
+    #[test]
+    fn one_lost_invalidation_is_seen_in_every_mode() {
+        for mode in [ModeArg::Strict, ModeArg::Lazy] {
+            let whole = losing(mode, u32::MAX).unwrap();
+            assert_eq!(whole.exposure.unwrap().violations, 0);
+            let seen = losing(mode, 2);
+            assert!(matches!(seen, Err(RunError::Defect(_))), "{mode}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn the_timeline_keeps_its_shape_when_thinned() {
+        let exposed = run(&small(), ModeArg::Lazy, &Plan::default()).unwrap();
+        let exposure = exposed.exposure.unwrap();
+        let timeline = &exposure.timeline;
+        assert!(timeline.len() <= TIMELINE_POINTS && timeline.len() > TIMELINE_POINTS / 4);
+        assert!(timeline.is_sorted_by_key(|p| p.at_ns));
+        let last = timeline.last().unwrap();
+        assert_eq!((last.at_ns, last.mapped_pages), (exposure.virtual_ns, 0));
+        assert!(timeline.iter().any(|p| p.waiting_pages > 0));
+        let held = timeline.iter().map(|p| p.mapped_pages + p.waiting_pages);
+        assert!(held.max().unwrap() <= exposed.iova_pages_held_max);
+    }
+}

@@ -1,0 +1,207 @@
+//! Runs: each workload in each mode, once to see what is exposed and then again
+//! and again to see what it costs.
+//!
+//! The exposure runs (`exposure.rs`) use the software SMMU and a virtual clock, so
+//! they may run beside each other; the timing runs (`timing.rs`) come after them,
+//! one at a time, on one thread, with nothing else going on in the process.
+
+mod bed;
+mod clock;
+mod exposure;
+mod latency;
+mod machine;
+mod plan;
+mod timing;
+mod watch;
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use dmabench_platform::Granule;
+use rayon::prelude::*;
+
+pub use clock::TickClock;
+pub use machine::describe as machine;
+pub use plan::Plan;
+
+use crate::{cli::ModeArg, model, report::RunResult, workload::Workload};
+use exposure::Exposed;
+use timing::Timing;
+
+/// Translation granule of every run.
+pub const GRANULE: Granule = Granule::K4;
+
+/// Why a run stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The core refused something a workload asked for.
+    Refused {
+        /// The workload.
+        workload: String,
+        /// The mode.
+        mode: ModeArg,
+        /// What the core said.
+        reason: String,
+    },
+    /// The core did what it must not do.
+    Defect(String),
+}
+
+impl RunError {
+    fn refused(error: impl fmt::Display) -> Self {
+        RunError::Refused {
+            workload: String::new(),
+            mode: ModeArg::Strict,
+            reason: error.to_string(),
+        }
+    }
+
+    /// Says which run it was.
+    fn of(self, name: &str, run_mode: ModeArg) -> Self {
+        match self {
+            RunError::Refused { reason, .. } => RunError::Refused {
+                workload: name.to_owned(),
+                mode: run_mode,
+                reason,
+            },
+            RunError::Defect(what) => RunError::Defect(format!("{name}, {run_mode}: {what}")),
+        }
+    }
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunError::Refused {
+                workload,
+                mode,
+                reason,
+            } => write!(
+                f,
+                "{workload} cannot be run in mode {mode}: {reason}; leave it out with --workload"
+            ),
+            RunError::Defect(what) => {
+                write!(
+                    f,
+                    "defect of dmabench: {what}; please report it with the trace"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+/// What the runs found.
+#[derive(Debug)]
+pub struct Found {
+    /// One entry per workload and mode that was finished, workloads first.
+    pub results: Vec<RunResult>,
+    /// The clock the latencies were read from.
+    pub clock: TickClock,
+    /// Remarks on all of it.
+    pub notes: Vec<String>,
+    /// Whether the user ended the run early.
+    pub interrupted: bool,
+}
+
+/// Runs every workload in every mode of `plan`. `done` is called after each of
+/// [`Plan::units`]; `interrupted` may be set at any time.
+///
+/// # Errors
+///
+/// [`RunError`] of the first run that could not be finished.
+pub fn all(
+    workloads: &[Workload],
+    plan: &Plan,
+    done: &(dyn Fn() + Sync),
+    interrupted: &AtomicBool,
+) -> Result<Found, RunError> {
+    let jobs: Vec<(&Workload, ModeArg)> = (workloads.iter())
+        .flat_map(|w| plan.modes.iter().map(move |&mode| (w, mode)))
+        .collect();
+    let stop = || interrupted.load(Ordering::Relaxed);
+
+    let exposed: Vec<Option<Exposed>> = (jobs.par_iter())
+        .map(|&(workload, mode)| {
+            if stop() {
+                return Ok(None);
+            }
+            let exposed = exposure::run(workload, mode, plan)
+                .map_err(|error| error.of(&workload.name, mode))?;
+            done();
+            Ok(Some(exposed))
+        })
+        .collect::<Result<_, RunError>>()?;
+
+    let clock = TickClock::calibrate();
+    let mut found = Found {
+        results: Vec::with_capacity(jobs.len()),
+        clock,
+        notes: Vec::new(),
+        interrupted: false,
+    };
+    for (&(workload, mode), exposed) in jobs.iter().zip(exposed) {
+        let timing = timing::run(workload, mode, plan, &clock, interrupted)
+            .map_err(|error| error.of(&workload.name, mode))?;
+        let (Some(timing), Some(exposed)) = (timing, exposed) else {
+            found.interrupted = true;
+            return Ok(found);
+        };
+        found
+            .results
+            .push(result(workload, mode, plan, timing, exposed));
+        done();
+    }
+    Ok(found)
+}
+
+fn result(
+    workload: &Workload,
+    mode: ModeArg,
+    plan: &Plan,
+    timing: Timing,
+    exposed: Exposed,
+) -> RunResult {
+    let requests = workload.requests().len() as u64;
+    let passes = timing.passes;
+    let per_pass = |count: u64| count as f64 / passes as f64;
+    let counts = &timing.counts;
+    let translated = mode != ModeArg::Passthrough;
+    let mut notes = Vec::new();
+    if passes * requests < crate::cli::REQUESTS_DEFAULT {
+        notes.push(format!(
+            "Only {} requests were timed: p99.9 and max say little.",
+            passes * requests
+        ));
+    }
+    RunResult {
+        workload: workload.name.clone(),
+        mode: mode.name().to_owned(),
+        requests,
+        passes,
+        bytes: workload.bytes(),
+        map_ns: timing.map.0,
+        unmap_ns: timing.unmap.0,
+        cpu_ns_per_request: timing.cpu_ns_per_request.p50,
+        cpu_ns_spread: timing.cpu_ns_per_request,
+        tlb_invalidate_ranges: per_pass(counts.ranges),
+        tlb_invalidate_commands: per_pass(counts.commands() - counts.flush_alls),
+        tlb_flush_all_commands: per_pass(counts.flush_alls),
+        sync_commands: per_pass(counts.syncs),
+        stale_device_accesses: translated.then_some(exposed.stale_accesses),
+        stale_window_max_ns: translated.then_some(exposed.stale_window_max_ns),
+        iova_pages_held_max: exposed.iova_pages_held_max,
+        page_table_bytes: exposed.page_table_bytes,
+        modelled_ns_per_request: model::hardware_ns(&plan.profile, counts)
+            / (passes * requests) as f64,
+        model: plan.profile.name.to_owned(),
+        map_curve: timing.map.1,
+        unmap_curve: timing.unmap.1,
+        exposure: exposed.exposure,
+        notes,
+    }
+}

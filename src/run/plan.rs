@@ -1,0 +1,69 @@
+//! What is the same for every workload and mode of a run.
+
+use std::collections::BTreeMap;
+
+use dmabench_flushq::HardwareProfile;
+
+use crate::{
+    cli::ModeArg,
+    model::{PROFILE, StorageDevice},
+    report,
+    workload::Workload,
+};
+
+/// How to run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Which modes.
+    pub modes: Vec<ModeArg>,
+    /// A workload is repeated until so many requests were timed.
+    pub requests_min: u64,
+    /// Entries of the flush queue: a power of two.
+    pub flush_queue_entries: usize,
+    /// Timer of the flush queue, in nanoseconds of the exposure run's clock.
+    pub flush_timeout_ns: u64,
+    /// Where the modelled times come from.
+    pub profile: HardwareProfile,
+    /// What the virtual clock of the exposure run goes by.
+    pub device: StorageDevice,
+}
+
+impl Default for Plan {
+    /// Every mode; Linux's queue of 256 entries and 10 ms.
+    fn default() -> Self {
+        Plan {
+            modes: vec![ModeArg::Passthrough, ModeArg::Strict, ModeArg::Lazy],
+            requests_min: crate::cli::REQUESTS_DEFAULT,
+            flush_queue_entries: 256,
+            flush_timeout_ns: 10_000_000,
+            profile: PROFILE,
+            device: StorageDevice::EMMC_2021,
+        }
+    }
+}
+
+impl Plan {
+    /// Steps of a progress bar: an exposure run and a timing run each.
+    pub fn units(&self, workloads: &[Workload]) -> u64 {
+        2 * (self.modes.len() * workloads.len()) as u64
+    }
+
+    /// The longest a stale translation may live in lazy mode: the timer, no
+    /// wait for a poll (the virtual clock stops at deadlines), and one flush.
+    pub fn stale_bound_ns(&self) -> u64 {
+        self.flush_timeout_ns
+            .saturating_add(self.profile.flush_ns(1))
+    }
+
+    /// As the report prints it.
+    pub fn for_report(&self, other: BTreeMap<String, String>) -> report::Options {
+        report::Options {
+            granule_bytes: super::GRANULE.bytes(),
+            flush_queue_entries: self.flush_queue_entries as u64,
+            flush_timeout_ns: self.flush_timeout_ns,
+            poll_period_ns: 0,
+            requests_min: self.requests_min,
+            other,
+        }
+    }
+}

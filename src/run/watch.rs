@@ -1,0 +1,233 @@
+//! What a device can still reach: the buffers that were unmapped, and the
+//! probes into them.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use dmabench_flushq::{BackendError, Late, Synced, Ticket, TlbBackend, TlbRange};
+use dmabench_platform::{Clock, Iova, SlotGuard, TimeNs, Timeout, VirtualClock};
+use dmabench_smmu::soft::{Access, SimDevice, SmmuContext};
+
+/// What the probes found.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    pub(super) probes: u64,
+    /// Probes that reached memory.
+    pub(super) stale_accesses: u64,
+    pub(super) stale_window_max_ns: u64,
+    /// Buffers whose first probe reached memory.
+    pub(super) stale_buffers: u64,
+    pub(super) stale_buffers_max: u64,
+    pub(super) stale_bytes_max: u64,
+    /// For each stale buffer, how long it was reachable.
+    pub(super) windows_ns: Vec<u64>,
+    /// Flushes that completed.
+    pub(super) flushes: u64,
+    pub(super) syncs: u64,
+}
+
+/// An unmapped buffer that the device can still reach.
+#[derive(Debug)]
+struct Buffer {
+    device: usize,
+    /// The first, a middle and the last page; fewer where they are the same.
+    pages: [Iova; 3],
+    page_count: usize,
+    len_bytes: u64,
+    access: Access,
+    unmapped_at: TimeNs,
+    /// How long a probe reached it so far; `None` before the first.
+    window_ns: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    buffers: Vec<Buffer>,
+    seen: Seen,
+}
+
+/// The prober. Shared by the run and the backend, which calls it around
+/// flushes.
+#[derive(Debug)]
+pub(super) struct Watch {
+    clock: Arc<VirtualClock>,
+    /// Set once the domains exist, which need the backend that has this.
+    devices: OnceLock<Vec<SimDevice>>,
+    state: Mutex<State>,
+    off: AtomicBool,
+}
+
+const PAGE: u64 = 4096;
+
+impl Watch {
+    pub(super) fn new(clock: Arc<VirtualClock>) -> Arc<Self> {
+        Arc::new(Watch {
+            clock,
+            devices: OnceLock::new(),
+            state: Mutex::default(),
+            off: AtomicBool::new(false),
+        })
+    }
+
+    /// The devices of the workload, by their index. Later calls change nothing.
+    pub(super) fn set_devices(&self, devices: Vec<SimDevice>) {
+        let _ = self.devices.set(devices);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves counters, nothing that could be broken.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A buffer was unmapped just now: probes it, with all others.
+    pub(super) fn unmapped(&self, device: usize, iova: Iova, len_bytes: u64, access: Access) {
+        let page = |at: u64| Iova(at & !(PAGE - 1));
+        let first = page(iova.0);
+        let last = page(iova.0 + len_bytes.max(1) - 1);
+        let middle = page(first.0 + (last.0 - first.0) / 2);
+        let (pages, page_count) = match (last.0 - first.0) / PAGE {
+            0 => ([first; 3], 1),
+            1 => ([first, last, last], 2),
+            _ => ([first, middle, last], 3),
+        };
+        let mut state = self.state();
+        state.buffers.push(Buffer {
+            device,
+            pages,
+            page_count,
+            len_bytes,
+            access,
+            unmapped_at: self.clock.now(),
+            window_ns: None,
+        });
+        self.probe_locked(&mut state);
+    }
+
+    /// Probes every buffer that was reachable when last probed.
+    pub(super) fn probe(&self) {
+        self.probe_locked(&mut self.state());
+    }
+
+    fn probe_locked(&self, state: &mut State) {
+        let Some(devices) = self.devices.get() else {
+            return;
+        };
+        if self.off.load(Ordering::Relaxed) {
+            return;
+        }
+        let now = self.clock.now();
+        let State { buffers, seen } = state;
+        buffers.retain_mut(|buffer| {
+            let device = &devices[buffer.device];
+            let mut reached = 0;
+            for &page in &buffer.pages[..buffer.page_count] {
+                seen.probes += 1;
+                reached += u64::from(device.probe(page, buffer.access).is_stale());
+            }
+            if reached == 0 {
+                seen.windows_ns.extend(buffer.window_ns);
+                return false;
+            }
+            let window = now.since(buffer.unmapped_at);
+            seen.stale_accesses += reached;
+            seen.stale_buffers += u64::from(buffer.window_ns.is_none());
+            seen.stale_window_max_ns = seen.stale_window_max_ns.max(window);
+            buffer.window_ns = Some(window);
+            true
+        });
+        let bytes = buffers.iter().map(|b| b.len_bytes).sum();
+        seen.stale_buffers_max = seen.stale_buffers_max.max(buffers.len() as u64);
+        seen.stale_bytes_max = seen.stale_bytes_max.max(bytes);
+    }
+
+    /// The run is over: what is still reachable counts as far as it was seen,
+    /// and the drain that follows does not count.
+    pub(super) fn finish(&self) -> Seen {
+        self.off.store(true, Ordering::Relaxed);
+        let mut state = self.state();
+        let State { buffers, seen } = &mut *state;
+        seen.windows_ns
+            .extend(buffers.drain(..).filter_map(|b| b.window_ns));
+        std::mem::take(seen)
+    }
+
+    /// Flushes that completed so far.
+    pub(super) fn flushes(&self) -> u64 {
+        self.state().seen.flushes
+    }
+}
+
+/// A backend that lets the device probe just before and just after each flush.
+/// It stands inside of the cost model, which moves the clock before it waits.
+#[derive(Debug)]
+pub(super) struct Watched<B> {
+    inner: B,
+    watch: Arc<Watch>,
+    /// A flush of everything was begun and has not completed.
+    flushing: AtomicBool,
+}
+
+impl<B> Watched<B> {
+    pub(super) fn new(inner: B, watch: Arc<Watch>) -> Self {
+        Watched {
+            inner,
+            watch,
+            flushing: AtomicBool::new(false),
+        }
+    }
+}
+
+// SAFETY: every promise is kept by `inner`, to which every call is passed on
+// unchanged and whose answers are returned. The probes in between only read
+// through the device; they call neither the domain nor a slot, take no longer
+// than the buffers are many, and the lock they take is never held while a
+// backend is called.
+unsafe impl<B: TlbBackend<Context = SmmuContext>> TlbBackend for Watched<B> {
+    type Context = SmmuContext;
+
+    fn invalidate(
+        &self,
+        slot: Option<&mut SlotGuard<'_>>,
+        context: &SmmuContext,
+        ranges: &[TlbRange],
+    ) -> Result<(), BackendError> {
+        self.inner.invalidate(slot, context, ranges)
+    }
+
+    fn invalidate_all(
+        &self,
+        slot: Option<&mut SlotGuard<'_>>,
+        context: &SmmuContext,
+    ) -> Result<(), BackendError> {
+        self.watch.probe();
+        self.flushing.store(true, Ordering::Relaxed);
+        self.inner.invalidate_all(slot, context)
+    }
+
+    fn sync_begin(&self, slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {
+        self.watch.state().seen.syncs += 1;
+        self.inner.sync_begin(slot)
+    }
+
+    fn sync_wait(
+        &self,
+        slot: Option<&mut SlotGuard<'_>>,
+        ticket: Ticket,
+        timeout: Timeout,
+    ) -> Result<Synced, Late> {
+        let flushing = self.flushing.load(Ordering::Relaxed);
+        if flushing {
+            // The clock shows the end of the flush already: the last moment.
+            self.watch.probe();
+        }
+        let synced = self.inner.sync_wait(slot, ticket, timeout)?;
+        if flushing {
+            self.flushing.store(false, Ordering::Relaxed);
+            self.watch.state().seen.flushes += 1;
+            self.watch.probe();
+        }
+        Ok(synced)
+    }
+}

@@ -1,0 +1,351 @@
+//! The program from the outside: what it prints and writes, and that every bad
+//! input ends in one line that says what to do.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+struct Bench {
+    dir: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Bench {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn out(&self) -> PathBuf {
+        self.path("out")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dmabench"));
+        command.current_dir(self.dir.path());
+        command.args(["--out", "out"]);
+        command
+    }
+
+    fn replay(&self, file: &Path, more: &[&str]) -> Output {
+        let mut command = self.command();
+        command.arg("replay").arg(file).args(["--requests", "50"]);
+        command.args(more).output().unwrap()
+    }
+
+    /// The run must fail with one line on standard error that holds `words`,
+    /// and leave nothing behind.
+    fn refused(&self, file: &Path, words: &[&str]) {
+        let output = self.replay(file, &[]);
+        assert_refused(&output, words);
+        assert!(!self.out().join("report.json").exists());
+        assert!(!self.out().join("report.html").exists());
+    }
+}
+
+fn assert_refused(output: &Output, words: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with("error: "), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{stderr:?} does not say {word:?}");
+    }
+    assert!(output.stdout.is_empty());
+}
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("traces/{name}.txt.gz"))
+}
+
+fn unpacked(name: &str) -> Vec<u8> {
+    let packed = fs::File::open(shipped(name)).unwrap();
+    let mut text = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(packed), &mut text).unwrap();
+    text
+}
+
+fn json(out: &Path) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_missing_file_is_refused() {
+    let bench = Bench::new();
+    bench.refused(&bench.path("nowhere.txt"), &["nowhere.txt", "No such file"]);
+}
+
+#[test]
+fn a_directory_is_refused() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("traces")).unwrap();
+    bench.refused(
+        &bench.path("traces"),
+        &["is a directory", "name the trace files"],
+    );
+}
+
+#[test]
+fn an_empty_file_is_refused() {
+    let bench = Bench::new();
+    bench.refused(
+        &bench.file("empty.txt", b""),
+        &["is empty", "cat /sys/kernel/tracing/trace"],
+    );
+    // Packed nothing is nothing too.
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, b"").unwrap();
+    let packed = packed.finish().unwrap();
+    bench.refused(&bench.file("empty.gz", &packed), &["is empty"]);
+}
+
+#[test]
+fn binary_junk_is_refused() {
+    let bench = Bench::new();
+    let junk: Vec<u8> = (0..100_000_u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    bench.refused(&bench.file("junk", &junk), &["is binary"]);
+    let text = b"no trace at all\njust words\n";
+    bench.refused(
+        &bench.file("words.txt", text),
+        &["no line of the ftrace form"],
+    );
+    bench.refused(
+        &bench.file("t.zst", &[0x28, 0xb5, 0x2f, 0xfd, 0]),
+        &["zstd -d"],
+    );
+    bench.refused(
+        &bench.file("t.gz", &[0x1f, 0x8b, 8, 0, 0, 0]),
+        &["not a whole gzip file"],
+    );
+}
+
+#[test]
+fn a_binary_trace_dat_is_refused() {
+    let bench = Bench::new();
+    let head = b"\x17\x08\x44tracing6\0\0\x08\x00\x10\0\0";
+    bench.refused(&bench.file("trace.dat", head), &["trace-cmd report -i"]);
+    bench.refused(&bench.file("perf.data", b"PERFILE2h\0\0\0"), &["perf.data"]);
+}
+
+#[test]
+fn a_trace_without_dma_events_is_refused() {
+    let bench = Bench::new();
+    let text = "# tracer: nop\n\
+        <idle>-0 [000] d.s.. 1.000001: sched_switch: prev_comm=a\n\
+        dd-205 [001] ..... 1.000002: block_rq_issue: 179,0 RS 4096 () 8 + 8 be,0,4 [dd]\n";
+    bench.refused(
+        &bench.file("sched.txt", text.as_bytes()),
+        &["no DMA mapping events", "trace-cmd record -e dma -e iommu"],
+    );
+}
+
+#[test]
+fn an_unwritable_output_folder_is_refused_before_the_work() {
+    let bench = Bench::new();
+    // A file where the folder should be: also refused to root, who may write
+    // into any folder.
+    bench.file("taken", b"");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dmabench"));
+    command.current_dir(bench.dir.path());
+    let begun = std::time::Instant::now();
+    let output = command.args(["--out", "taken/deeper"]).output().unwrap();
+    assert_refused(&output, &["cannot write to the output folder", "--out"]);
+    assert!(begun.elapsed().as_secs() < 5, "the work was done first");
+    assert_eq!(fs::read(bench.path("taken")).unwrap(), b"");
+}
+
+#[test]
+fn an_unknown_workload_is_refused_with_those_there_are() {
+    let bench = Bench::new();
+    let output = bench
+        .command()
+        .args(["--workload", "tape"])
+        .output()
+        .unwrap();
+    assert_refused(&output, &["tape", "dd-seq", "sd-strict-ext4_write_fsync"]);
+}
+
+#[test]
+fn wrong_usage_is_told_from_a_failed_run() {
+    let bench = Bench::new();
+    for arguments in [
+        &["replay"][..],
+        &["--modes", "strictest"],
+        &["--requests", "0"],
+        &["--requests", "10", "--quick"],
+        &["wat"],
+    ] {
+        let output = bench.command().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_users_trace_is_replayed_plain_and_packed() {
+    let bench = Bench::new();
+    let name = "sd-strict-seqwrite_64k_direct";
+    let plain = bench.file("mine.txt", &unpacked(name));
+    let mut command = bench.command();
+    command.arg("replay").arg(&plain).arg(shipped(name));
+    let output = command.args(["--requests", "300"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let report = json(&bench.out());
+    let results = report["results"].as_array().unwrap();
+    assert_eq!(results.len(), 6, "two traces in three modes");
+    for result in results {
+        assert_eq!(result["requests"], 128);
+        assert_eq!(result["passes"], 3);
+        assert_eq!(result["bytes"], 8 << 20);
+        assert!(result["cpu_ns_per_request"].as_f64().unwrap() > 0.0);
+    }
+    let formats: Vec<&str> = (report["workloads"].as_array().unwrap().iter())
+        .map(|w| w["source"]["format"].as_str().unwrap())
+        .collect();
+    assert_eq!(formats, ["ftrace", "ftrace, gzip"]);
+    assert_eq!(report["command_line"][0], "dmabench");
+    let html = fs::read_to_string(bench.out().join("report.html")).unwrap();
+    assert!(html.contains("<svg"));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        table.contains("mine") && table.contains("passthrough"),
+        "{table}"
+    );
+    let left: Vec<_> = fs::read_dir(bench.out()).unwrap().collect();
+    assert_eq!(left.len(), 2, "only the two reports are left: {left:?}");
+}
+
+#[test]
+fn a_damaged_line_is_warned_of_and_strict_parsing_stops() {
+    let bench = Bench::new();
+    let mut text = unpacked("sd-strict-seqwrite_64k_direct");
+    text.extend_from_slice(b"  t-1 [000] ..... 1.5: unmap: IOMMU: iova=0x1000 - 0x20");
+    let file = bench.file("cut.txt", &text);
+    let output = bench.replay(&file, &["--modes", "strict"]);
+    assert!(output.status.success());
+    let warning = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        warning.contains("cut.txt:1037: `size` is missing"),
+        "{warning}"
+    );
+    assert_eq!(
+        json(&bench.out())["workloads"][0]["parse"]["damaged_lines"],
+        1
+    );
+
+    let strict = Bench::new();
+    let output = strict.replay(&file, &["--strict-parse"]);
+    assert_refused(&output, &["cut.txt:1037:", "--strict-parse"]);
+}
+
+#[test]
+fn json_goes_to_standard_output_and_is_the_report() {
+    let bench = Bench::new();
+    let file = shipped("sd-strict-seqwrite_64k_direct");
+    let output = bench.replay(&file, &["--json", "--modes", "lazy"]);
+    let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(printed, json(&bench.out()));
+}
+
+#[test]
+fn one_seed_gives_the_same_counts_and_two_files_of_one_name_stay_apart() {
+    let counted = |seed: &str| {
+        let bench = Bench::new();
+        let mut command = bench.command();
+        command.args(["--workload", "dd-seq", "--seed", seed, "--requests", "2000"]);
+        assert!(command.output().unwrap().status.success());
+        let report = json(&bench.out());
+        let pick = |r: &serde_json::Value| {
+            [
+                "tlb_invalidate_ranges",
+                "tlb_flush_all_commands",
+                "sync_commands",
+                "stale_device_accesses",
+                "stale_window_max_ns",
+                "iova_pages_held_max",
+                "page_table_bytes",
+                "exposure",
+                "passes",
+            ]
+            .map(|field| r[field].clone())
+        };
+        let results: Vec<_> = report["results"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(pick)
+            .collect();
+        results
+    };
+    assert_eq!(counted("7"), counted("7"));
+
+    let bench = Bench::new();
+    fs::create_dir(bench.path("a")).unwrap();
+    let text = unpacked("sd-strict-seqwrite_64k_direct");
+    let (one, two) = (bench.file("t.txt", &text), bench.file("a/t.txt", &text));
+    let mut command = bench.command();
+    command
+        .arg("replay")
+        .args([one, two])
+        .args(["--requests", "1", "--modes", "strict"]);
+    assert!(command.output().unwrap().status.success());
+    let report = json(&bench.out());
+    assert_eq!(report["results"][0]["workload"], "t");
+    assert_eq!(report["results"][1]["workload"], "t#2");
+}
+
+#[test]
+fn the_list_names_every_workload() {
+    let output = Bench::new().command().arg("list").output().unwrap();
+    let list = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(list.lines().count(), 11, "{list}");
+    assert!(list.contains("dd-seq"));
+}
+
+/// Ctrl-C ends the run early, with what was found until then.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_writes_what_it_has() {
+    let bench = Bench::new();
+    let mut command = bench.command();
+    command.args(["--requests", "1000000000"]);
+    command
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null());
+    let mut child = command.spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    // Nothing half-written, whether or not a result was finished.
+    if let Ok(entries) = fs::read_dir(bench.out()) {
+        for entry in entries {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            assert!(
+                ["report.json", "report.html"].contains(&name.as_str()),
+                "{name}"
+            );
+        }
+    }
+    if bench.out().join("report.json").exists() {
+        let notes = json(&bench.out())["notes"].to_string();
+        assert!(notes.contains("interrupted"), "{notes}");
+    }
+}
