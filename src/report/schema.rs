@@ -239,7 +239,7 @@ pub struct RunResult {
     pub mode: String,
     /// Map calls in one pass; one scatter list is one. Counted.
     pub requests: u64,
-    /// Passes of the timing run. Given.
+    /// Passes of the timing run in which each call was timed. Given.
     pub passes: u64,
     /// Bytes mapped in one pass. Counted.
     pub bytes: u64,
@@ -248,10 +248,11 @@ pub struct RunResult {
     /// Nanoseconds of one unmap call, invalidation through the counting backend included (which
     /// takes no hardware time). Measured.
     pub unmap_ns: LatencyNs,
-    /// Nanoseconds of processor time of one map and its unmap, from passes in which no clock is
-    /// read: the median pass. Measured.
+    /// Nanoseconds of processor time of one map and its unmap, from batches of whole passes with no
+    /// clock read inside: the median batch. The replay loop around the calls, the same in every
+    /// mode, is part of it. Measured.
     pub cpu_ns_per_request: f64,
-    /// Spread of the same figure over the passes. Measured.
+    /// Spread of the same figure over the batches. Measured.
     pub cpu_ns_spread: Spread,
     /// Address ranges handed to the backend for invalidation, per pass of the timing run. Counted.
     #[serde(serialize_with = "whole_if_whole")]
@@ -309,14 +310,14 @@ pub struct LatencyNs {
     pub max: f64,
 }
 
-/// Smallest, middle and largest of the same figure over the passes.
+/// Smallest, middle and largest of the same figure over the batches of passes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// Fastest pass.
+    /// Fastest batch.
     pub min: f64,
-    /// Median pass.
+    /// Median batch.
     pub p50: f64,
-    /// Slowest pass.
+    /// Slowest batch.
     pub max: f64,
 }
 

@@ -164,8 +164,8 @@ fn verdict(
     }
 }
 
-/// Whether two measured costs differ by more than their passes differ among themselves: the
-/// median pass of the cheaper one is cheaper than every pass of the dearer one, and by 1 % at
+/// Whether two measured costs differ by more than their batches differ among themselves: the
+/// median batch of the cheaper one is cheaper than every batch of the dearer one, and by 1 % at
 /// least.
 pub(super) fn differ(one: &RunResult, other: &RunResult) -> bool {
     let (cheap, dear) = if one.cpu_ns_per_request <= other.cpu_ns_per_request {
@@ -187,8 +187,8 @@ fn cost(strict: &RunResult, lazy: &RunResult) -> String {
     let figures = format!("{} against {}, measured", time(dear), time(cheap));
     let measured = if !differ(strict, lazy) {
         format!(
-            "Strict and lazy cost the same CPU time per request, as far as the spread of the \
-             passes lets one see ({figures})"
+            "Strict and lazy cost the same CPU time per request, as far as the spread between \
+             batches lets one see ({figures})"
         )
     } else if dear > cheap {
         format!(

@@ -14,8 +14,8 @@ type Row = (&'static str, fn(&RunResult) -> String);
 
 const MEASURED: &[Row] = &[
     ("CPU per request", |r| time(r.cpu_ns_per_request)),
-    ("in the fastest pass", |r| time(r.cpu_ns_spread.min)),
-    ("in the slowest pass", |r| time(r.cpu_ns_spread.max)),
+    ("in the fastest batch", |r| time(r.cpu_ns_spread.min)),
+    ("in the slowest batch", |r| time(r.cpu_ns_spread.max)),
     ("map, median", |r| time(r.map_ns.p50)),
     ("map, 99 %", |r| time(r.map_ns.p99)),
     ("map, 99.9 %", |r| time(r.map_ns.p999)),

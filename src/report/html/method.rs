@@ -12,11 +12,12 @@ pub(super) fn write(page: &mut String, report: &Report) {
     put!(
         page,
         "<section id=\"method\">\n<h2>How each figure was obtained</h2>\n<dl>\n\
-         <dt>Measured: CPU per request</dt><dd>Whole passes over the workload without reading a \
-         clock inside, divided by their requests; the median pass, and beside it the fastest and \
-         the slowest. Invalidations go to a backend that counts and takes no time, so this is \
-         what our own code costs. A workload is repeated until at least {} requests were \
-         timed.</dd>\n\
+         <dt>Measured: CPU per request</dt><dd>Processor time of batches of whole passes over the \
+         workload, with no clock read inside, divided by their requests; the median batch, and \
+         beside it the fastest and the slowest. The replay loop around the calls, the same in \
+         every mode, is part of it. Invalidations go to a backend that counts and takes no time, \
+         so this is what our own code costs. A workload is repeated until at least {} requests \
+         were timed.</dd>\n\
          <dt>Measured: map and unmap</dt><dd>Every call timed with {} (tick {}); reading it twice \
          costs {}, which {} taken off. The longest call contains whatever the operating system \
          did meanwhile.</dd>\n",
