@@ -7,7 +7,8 @@ use dmabench_platform::{SlotGuard, Timeout};
 use super::{
     command::{Command, Reach, Span, SyncSignal},
     range::{Spans, spans},
-    unit::{Pending, SmmuContext, SoftSmmu, State},
+    state::{Pending, State},
+    unit::{SmmuContext, SoftSmmu},
 };
 
 /// The code of `CERROR_ILL` in `CMDQ_CONS.ERR` (IHI 0070, 7.1).

@@ -7,6 +7,7 @@ use dmabench_platform::{Iova, TimeNs};
 
 use super::{
     memory::{FRAME_BYTES, MemoryFull},
+    model::SmmuModel,
     report::{Access, Fault, Freshness, Outcome},
     translate::Regime,
     unit::SoftSmmu,
@@ -18,8 +19,20 @@ use super::{
 /// Cheap to clone; clones and other devices may access from other threads.
 #[derive(Clone)]
 pub struct SimDevice {
-    smmu: Arc<SoftSmmu>,
-    regime: Regime,
+    port: Port,
+}
+
+/// How a device's transactions find their tables.
+#[derive(Clone)]
+enum Port {
+    /// It was attached by a call.
+    Direct { smmu: Arc<SoftSmmu>, regime: Regime },
+    /// By the stream table.
+    Stream {
+        model: Arc<SmmuModel>,
+        sid: u32,
+        ssid: Option<u32>,
+    },
 }
 
 /// What a transfer of bytes came to.
@@ -66,17 +79,31 @@ impl core::error::Error for TransferError {}
 
 impl SimDevice {
     pub(super) fn new(smmu: Arc<SoftSmmu>, regime: Regime) -> Self {
-        SimDevice { smmu, regime }
+        SimDevice {
+            port: Port::Direct { smmu, regime },
+        }
+    }
+
+    pub(super) fn of_stream(model: Arc<SmmuModel>, sid: u32, ssid: Option<u32>) -> Self {
+        SimDevice {
+            port: Port::Stream { model, sid, ssid },
+        }
     }
 
     /// The SMMU the device is behind.
     pub fn smmu(&self) -> &Arc<SoftSmmu> {
-        &self.smmu
+        match &self.port {
+            Port::Direct { smmu, .. } => smmu,
+            Port::Stream { model, .. } => model.smmu(),
+        }
     }
 
     /// One access at `iova` that moves no data.
     pub fn probe(&self, iova: Iova, access: Access) -> Outcome {
-        self.smmu.access(&self.regime, iova, access)
+        match &self.port {
+            Port::Direct { smmu, regime } => smmu.access(regime, iova, access),
+            Port::Stream { model, sid, ssid } => model.access(*sid, *ssid, iova, access),
+        }
     }
 
     /// Touches every 4 KiB page that overlaps the range, and moves no data. A
@@ -88,12 +115,20 @@ impl SimDevice {
         }
         let first = Iova(iova.0 & !(FRAME_BYTES - 1));
         let last = iova.last_byte(len_bytes).unwrap_or(Iova(u64::MAX));
-        let now = self.smmu.now();
-        self.smmu
-            .accesses(&self.regime, first, last, FRAME_BYTES, access, |_, o| {
-                count(&mut touched, o, now);
-            });
-        touched
+        let now = self.smmu().now();
+        let mut each = |outcome: &Outcome| count(&mut touched, outcome, now);
+        if let Port::Direct { smmu, regime } = &self.port {
+            smmu.accesses(regime, first, last, FRAME_BYTES, access, each);
+            return touched;
+        }
+        let mut at = first;
+        loop {
+            each(&self.probe(at, access));
+            match at.checked_add(FRAME_BYTES) {
+                Some(next) if next <= last => at = next,
+                _ => return touched,
+            }
+        }
     }
 
     /// Reads `into.len()` bytes: memory to device. Stops at the first fault.
@@ -107,7 +142,7 @@ impl SimDevice {
                 break;
             };
             let (head, tail) = rest.split_at_mut(now);
-            self.smmu.memory().read(outcome, head);
+            self.smmu().memory().read(outcome, head);
             transfer.done_bytes += now as u64;
             rest = tail;
         }
@@ -128,7 +163,7 @@ impl SimDevice {
                 break;
             };
             let (head, tail) = rest.split_at(now);
-            self.smmu
+            self.smmu()
                 .memory()
                 .write(phys, head)
                 .map_err(|full| TransferError { transfer, full })?;
@@ -178,8 +213,11 @@ fn count(touched: &mut Touched, outcome: &Outcome, now: TimeNs) {
 
 impl fmt::Debug for SimDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SimDevice")
-            .field("regime", &self.regime)
-            .finish_non_exhaustive()
+        let mut out = f.debug_struct("SimDevice");
+        match &self.port {
+            Port::Direct { regime, .. } => out.field("regime", regime),
+            Port::Stream { sid, ssid, .. } => out.field("sid", sid).field("ssid", ssid),
+        };
+        out.finish_non_exhaustive()
     }
 }

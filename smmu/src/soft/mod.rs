@@ -5,6 +5,10 @@
 //! to it as a [`TlbBackend`](dmabench_flushq::TlbBackend). It answers one
 //! question that no figure of time does: *what can a device still reach?*
 //!
+//! Two ways in: [`SoftSmmu`] takes decoded commands, or ranges as a `TlbBackend`;
+//! [`SmmuModel`] puts registers, queues, stream table and context descriptors in
+//! front of the same thing, for a driver to program.
+//!
 //! # How it is hostile
 //!
 //! * Nothing it remembers, translation or table pointer, ever goes away by
@@ -15,6 +19,8 @@
 //!   removes nothing.
 //! * An invalidation takes effect at its sync, or (with a seed) at a random
 //!   point before it, in any order.
+//! * Stream table entries and context descriptors stay remembered, invalid ones
+//!   included, until a `CMD_CFGI` that is certain to remove them and its sync.
 //! * A walker refuses descriptors that set reserved address bits.
 //!
 //! # What it reports
@@ -92,12 +98,17 @@
 //! ```
 
 mod backend;
+mod bytes;
 mod command;
 mod device;
 mod memory;
+mod model;
 mod range;
+mod registers;
 mod regs;
 mod report;
+mod state;
+mod streams;
 mod table_memory;
 mod tables;
 mod tlb;
@@ -110,9 +121,11 @@ pub use device::{SimDevice, Touched, Transfer, TransferError};
 pub use memory::{
     FRAME_BYTES, MemoryConfigError, MemoryFull, PHYS_BITS, SimMemory, SimMemoryConfig,
 };
+pub use model::{ModelConfig, SmmuModel};
 pub use range::{Piece, RangeSupport, SpanIter, Spans, largest_piece, spans, tg_of};
 pub use regs::{RegsError, Stage1Regs, Stage2Regs};
 pub use report::{
     Access, Fault, FaultKind, Freshness, Outcome, SoftStats, Stage, Violation, ViolationKind,
 };
-pub use unit::{SmmuContext, SoftConfig, SoftSmmu, StreamConfig, Tamper};
+pub use state::Tamper;
+pub use unit::{SmmuContext, SoftConfig, SoftSmmu, StreamConfig};

@@ -35,6 +35,19 @@ pub enum FaultKind {
     AccessFlag,
     /// `F_PERMISSION`.
     Permission,
+    /// `C_BAD_STREAMID`: no such stream.
+    BadStreamId,
+    /// `C_BAD_STE`: the stream table entry is ILLEGAL.
+    BadSte,
+    /// `C_BAD_SUBSTREAMID`: no such substream.
+    BadSubstreamId,
+    /// `F_STREAM_DISABLED`: a transaction without a substream where only those
+    /// with one are allowed, or the other way round.
+    StreamDisabled,
+    /// `C_BAD_CD`: the context descriptor is ILLEGAL.
+    BadCd,
+    /// The stream, or the whole SMMU, is set to abort: no event.
+    Aborted,
 }
 
 impl FaultKind {
@@ -45,7 +58,40 @@ impl FaultKind {
             FaultKind::AddressSize => "F_ADDR_SIZE",
             FaultKind::AccessFlag => "F_ACCESS",
             FaultKind::Permission => "F_PERMISSION",
+            FaultKind::BadStreamId => "C_BAD_STREAMID",
+            FaultKind::BadSte => "C_BAD_STE",
+            FaultKind::BadSubstreamId => "C_BAD_SUBSTREAMID",
+            FaultKind::StreamDisabled => "F_STREAM_DISABLED",
+            FaultKind::BadCd => "C_BAD_CD",
+            FaultKind::Aborted => "abort",
         }
+    }
+
+    /// Number of the event record; `None` for an abort without one.
+    pub const fn event_code(self) -> Option<u8> {
+        Some(match self {
+            FaultKind::BadStreamId => 0x02,
+            FaultKind::BadSte => 0x04,
+            FaultKind::StreamDisabled => 0x06,
+            FaultKind::BadSubstreamId => 0x08,
+            FaultKind::BadCd => 0x0a,
+            FaultKind::Translation => 0x10,
+            FaultKind::AddressSize => 0x11,
+            FaultKind::AccessFlag => 0x12,
+            FaultKind::Permission => 0x13,
+            FaultKind::Aborted => return None,
+        })
+    }
+
+    /// Whether translation stopped the access, rather than what configures it.
+    pub const fn is_translation(self) -> bool {
+        matches!(
+            self,
+            FaultKind::Translation
+                | FaultKind::AddressSize
+                | FaultKind::AccessFlag
+                | FaultKind::Permission
+        )
     }
 }
 
@@ -58,7 +104,7 @@ pub struct Fault {
     pub iova: Iova,
     /// What it wanted.
     pub access: Access,
-    /// The stage that stopped it.
+    /// The stage that stopped it; stage 1 for what is of neither.
     pub stage: Stage,
 }
 
@@ -92,8 +138,11 @@ pub enum ViolationKind {
     FreedTable,
     /// The tables map the address, but the access faulted because of a stale
     /// entry: a table was put where a cached one had been, without an
-    /// invalidation between.
+    /// invalidation between; or a stream's structures changed without one.
     LostMapping,
+    /// A stream's structure was used although its invalidation had completed,
+    /// as the caller [declared](super::SmmuModel::declare_configured).
+    StaleConfiguration,
 }
 
 /// One proof of a broken rule.
@@ -229,6 +278,9 @@ pub struct SoftStats {
     /// Broken rules; [`SoftSmmu::violations`](super::SoftSmmu::violations) has
     /// the first of them.
     pub violations: u64,
+    /// Accesses whose stream table entry or context descriptor was remembered
+    /// and is no longer what memory says.
+    pub stale_configurations: u64,
     /// Commands by address that were queued (`CMD_TLBI_NH_VA`, `..._S2_IPA`).
     pub commands_by_address: u64,
     /// Commands for a whole context.

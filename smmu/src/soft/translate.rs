@@ -26,7 +26,7 @@ pub(super) enum Tag {
 }
 
 /// How the accesses of a stream are translated.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Regime {
     pub(super) vmid: u16,
     pub(super) stage1: Option<(u16, [Option<Geometry>; 2])>,
@@ -226,7 +226,7 @@ pub(super) fn truth(
     }
 }
 
-fn truth_of_stage2(
+pub(super) fn truth_of_stage2(
     memory: &SimMemory,
     geometry: &Geometry,
     address: u64,
