@@ -54,6 +54,10 @@ impl DmaSegment {
     };
 }
 
+/// No segment is longer, so that sums of a few lengths fit into 64 bits. More
+/// than any page table can map.
+const LONGEST_SEGMENT: u64 = 1 << 62;
+
 /// The limits of one device. The default has none but those of 64 bits.
 ///
 /// ```
@@ -69,6 +73,7 @@ impl DmaSegment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device {
     pub(crate) last_address: Iova,
+    /// At most `LONGEST_SEGMENT`.
     pub(crate) max_segment_bytes: u64,
     pub(crate) max_segments: usize,
     /// Segments must not cross a multiple of this plus one; a power of two less
@@ -88,7 +93,7 @@ impl Device {
     pub const fn new() -> Self {
         Device {
             last_address: Iova(u64::MAX),
-            max_segment_bytes: u64::MAX,
+            max_segment_bytes: LONGEST_SEGMENT,
             max_segments: usize::MAX,
             boundary_mask: u64::MAX,
             coherent: true,
@@ -117,7 +122,11 @@ impl Device {
         if bytes == 0 {
             return Err(DeviceError::Zero);
         }
-        self.max_segment_bytes = bytes;
+        self.max_segment_bytes = if bytes < LONGEST_SEGMENT {
+            bytes
+        } else {
+            LONGEST_SEGMENT
+        };
         Ok(self)
     }
 
@@ -170,7 +179,7 @@ impl Device {
     /// multiple of the boundary too; if not, it crosses none.
     #[inline]
     pub(crate) const fn crosses_boundary(&self, offset: u64, len_bytes: u64) -> bool {
-        (offset ^ (offset + (len_bytes - 1))) & !self.boundary_mask != 0
+        (offset ^ offset.wrapping_add(len_bytes - 1)) & !self.boundary_mask != 0
     }
 }
 

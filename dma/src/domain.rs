@@ -386,7 +386,10 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
 
     #[inline]
     fn counters(&self, slot: &SlotGuard<'_>) -> &Counters {
-        &self.counters[slot.index().as_usize()]
+        debug_assert!(core::ptr::eq(slot.slots(), &*self.slots));
+        // SAFETY: every guard that the domain enters is of its own table, an
+        // index of which is below the table's count: the number of counters.
+        unsafe { self.counters.get_unchecked(slot.index().as_usize()) }
     }
 
     #[inline]
@@ -403,32 +406,30 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     #[inline]
     pub(crate) fn release_deferred(&self, slot: &mut SlotGuard<'_>, deferred: Deferred) {
         match deferred {
-            Deferred::Range(range) => self.release(slot, range, DetachedTables::new()),
-            Deferred::WithTables(range, tables) => self.release(slot, range, tables),
+            Deferred::Range(range) => self.release(slot, range),
+            Deferred::WithTables(range, tables) => {
+                self.release_tables(slot, tables);
+                self.release(slot, range);
+            }
         }
     }
 
-    /// Gives back addresses and tables whose invalidation has completed: only
-    /// ever called with what [`Complete`](dmabench_flushq::Complete) or the
-    /// flush queue handed out.
+    /// Gives back addresses that no device can use: never mapped, or handed out
+    /// by [`Complete`](dmabench_flushq::Complete) or the flush queue.
     #[inline]
-    pub(crate) fn release(
-        &self,
-        slot: &mut SlotGuard<'_>,
-        range: IovaRange,
-        tables: DetachedTables,
-    ) {
-        if !tables.is_empty() {
-            self.release_tables(slot, tables);
-        }
+    pub(crate) fn release(&self, slot: &mut SlotGuard<'_>, range: IovaRange) {
         // Refused only for a token of another domain or a guard of another
         // table, and neither can come here; the range would stay allocated.
         let freed = self.iova.free(slot, range);
         debug_assert!(freed.is_ok());
     }
 
+    /// Gives back tables whose invalidation has completed: only ever called with
+    /// what [`Complete`](dmabench_flushq::Complete) or the flush queue handed
+    /// out.
     #[cold]
-    fn release_tables(&self, slot: &mut SlotGuard<'_>, tables: DetachedTables) {
+    #[inline(never)]
+    pub(crate) fn release_tables(&self, slot: &mut SlotGuard<'_>, tables: DetachedTables) {
         // SAFETY: the tables were detached by an unmap of `self.tables`, into a
         // gather or a flush queue entry of this domain; both give them out only
         // after an invalidation that began later, with this domain's backend

@@ -34,16 +34,14 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             return Ok(self.mapping(slot, None, Iova(buffer.phys.0), buffer.len_bytes));
         }
         let offset = buffer.phys.0 & F::GRANULE.mask();
-        let Some(pages) = F::GRANULE.pages_covering(offset, buffer.len_bytes) else {
-            return Err(MapError::TooLong);
-        };
+        // Far below 2^64: a segment has at most 2^62 bytes.
+        let bytes = (offset + buffer.len_bytes + F::GRANULE.mask()) & !F::GRANULE.mask();
         if device.crosses_boundary(offset, buffer.len_bytes) {
             return Err(crosses(0, device));
         }
-        let range = self.alloc(slot, pages, device)?;
+        let range = self.alloc(slot, bytes >> F::GRANULE.lg2(), device)?;
         let first = PhysAddr(buffer.phys.0 - offset);
         let prot = device.prot(direction);
-        let bytes = pages << F::GRANULE.lg2();
         if let Err(error) = self.tables.map(slot, range.iova(), first, bytes, prot) {
             let map = |slot: &SlotGuard<'_>, iova| self.tables.map(slot, iova, first, bytes, prot);
             return self.map_again(slot, range, error, map).map(|range| {
@@ -98,18 +96,15 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         // First the places relative to the range, which has no address yet.
         let mut end = 0_u64;
         let mut sum = 0_u64;
+        // All values of `end`: a segment adds a little over 2^62 at most, so
+        // the sum cannot leave 64 bits without one of them showing it.
+        let mut ends = 0_u64;
         for (index, (segment, out)) in segments.iter().zip(out.iter_mut()).enumerate() {
             if segment.len_bytes.wrapping_sub(1) >= device.max_segment_bytes {
                 return Err(bad_length(segment, index, device));
             }
             let offset = segment.phys.0 & mask;
-            let place = end + offset;
-            let Some(next) = place
-                .checked_add(segment.len_bytes)
-                .and_then(|last| last.checked_add(mask))
-            else {
-                return Err(MapError::TooLong);
-            };
+            let place = end.wrapping_add(offset);
             if device.crosses_boundary(place, segment.len_bytes) {
                 return Err(crosses(index, device));
             }
@@ -117,8 +112,12 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
                 addr: Iova(place),
                 len_bytes: segment.len_bytes,
             };
-            end = next & !mask;
-            sum += segment.len_bytes;
+            end = place.wrapping_add(segment.len_bytes + mask) & !mask;
+            ends |= end;
+            sum = sum.wrapping_add(segment.len_bytes);
+        }
+        if ends >> 62 != 0 {
+            return Err(MapError::TooLong);
         }
         let range = self.alloc(slot, end >> F::GRANULE.lg2(), device)?;
         let prot = device.prot(direction);
@@ -193,7 +192,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         // A conflict may have left part of the range mapped: then the addresses
         // must not be used again, and the range leaks.
         if !matches!(error, pgtable::MapError::Conflict { .. }) {
-            self.release(slot, range, pgtable::DetachedTables::new());
+            self.release(slot, range);
         }
         Err(MapError::Tables(error))
     }

@@ -83,6 +83,13 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         }
     }
 
+    /// `range.len_bytes()` without looking at the granule in the token.
+    #[inline]
+    fn len_bytes(range: &IovaRange) -> u64 {
+        debug_assert_eq!(range.granule(), F::GRANULE);
+        range.size_pages() << F::GRANULE.lg2()
+    }
+
     #[inline]
     fn unmap_strict(
         &self,
@@ -93,7 +100,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         let Some(range) = mapping.range.take() else {
             return Err(UnmapError::OtherDomain(mapping));
         };
-        let (iova, len_bytes) = (range.iova(), range.len_bytes());
+        let (iova, len_bytes) = (range.iova(), Self::len_bytes(&range));
         let mut gather = Gather::holding(F::GRANULE, Some(range));
         if let Err(error) = self.tables.unmap(slot, iova, len_bytes, &mut gather) {
             // Nothing was gathered: all or nothing.
@@ -123,9 +130,11 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         let mut complete = issued
             .wait(Some(slot), self.sync_timeout)
             .map_err(|waited| waited.late)?;
-        let tables = complete.take_tables();
+        if let Some(tables) = complete.take_tables() {
+            self.release_tables(slot, tables);
+        }
         if let Some(range) = complete.take_payload() {
-            self.release(slot, range, tables);
+            self.release(slot, range);
             self.count_unmapped(slot);
         }
         Ok(())
@@ -152,7 +161,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         let mut sink = TablesOnly(DetachedTables::new());
         let result = self
             .tables
-            .unmap(slot, range.iova(), range.len_bytes(), &mut sink);
+            .unmap(slot, range.iova(), Self::len_bytes(&range), &mut sink);
         if let Err(error) = result {
             mapping.range = Some(range);
             return Err(UnmapError::Tables { mapping, error });

@@ -77,7 +77,11 @@ fn entry_lg2(range: &TlbRange) -> u32 {
 /// binary digits, five wide, or a multiple of 32 granules at the largest scale.
 #[inline]
 fn range_commands(granules: u64) -> u64 {
-    let digits = granules >> (granules.trailing_zeros() & 63);
+    // NUM + 1 goes from 1 to 32.
+    if granules <= 32 {
+        return 1;
+    }
+    let digits = granules >> granules.trailing_zeros();
     if digits < 32 && granules >> (SCALE_MAX + 5) == 0 {
         1
     } else {

@@ -12,7 +12,8 @@ pub(super) struct Ranges {
     /// At most `INLINE`; the first `len` items are initialised.
     len: usize,
     /// Not zeroed: that would cost more than all else a small unmap gathers.
-    items: [MaybeUninit<TlbRange>; INLINE],
+    /// (One `MaybeUninit` around the array: an array of them is zeroed.)
+    items: MaybeUninit<[TlbRange; INLINE]>,
 }
 
 impl Ranges {
@@ -20,7 +21,7 @@ impl Ranges {
     pub(super) const fn new() -> Self {
         Ranges {
             len: 0,
-            items: [MaybeUninit::uninit(); INLINE],
+            items: MaybeUninit::uninit(),
         }
     }
 
@@ -32,9 +33,22 @@ impl Ranges {
     #[inline]
     pub(super) fn as_slice(&self) -> &[TlbRange] {
         debug_assert!(self.len <= INLINE);
-        // SAFETY: the first `len` items are initialised, and `MaybeUninit<T>`
-        // has the layout of `T`.
+        // SAFETY: the first `len` items of the array are initialised, and `len`
+        // is at most its length.
         unsafe { core::slice::from_raw_parts(self.items.as_ptr().cast(), self.len) }
+    }
+
+    #[inline]
+    fn write(&mut self, index: usize, range: TlbRange) {
+        assert!(index < INLINE);
+        // SAFETY: the place is inside the array, which is ours.
+        unsafe {
+            self.items
+                .as_mut_ptr()
+                .cast::<TlbRange>()
+                .add(index)
+                .write(range);
+        }
     }
 
     /// # Panics
@@ -42,14 +56,14 @@ impl Ranges {
     /// If `index` is not below `len`.
     fn set(&mut self, index: usize, range: TlbRange) {
         assert!(index < self.len);
-        self.items[index] = MaybeUninit::new(range);
+        self.write(index, range);
     }
 
     /// Adds `new`; from now on the ranges cover it.
     #[inline]
     pub(super) fn add(&mut self, new: TlbRange) {
         if self.len == 0 {
-            self.items[0] = MaybeUninit::new(new);
+            self.write(0, new);
             self.len = 1;
         } else {
             self.add_to_others(new);
@@ -75,8 +89,8 @@ impl Ranges {
             }
         }
         if self.len < INLINE {
+            self.write(self.len, new);
             self.len += 1;
-            self.set(self.len - 1, new);
         } else {
             self.widen(new);
         }

@@ -134,13 +134,19 @@ pub struct Complete<G> {
 }
 
 impl<G: GatherHolder> Complete<G> {
-    /// The tables that no agent can reach any more. The gather in place is
-    /// empty afterwards and may be filled again.
+    /// The tables that no agent can reach any more, if there are any. The gather
+    /// in place is empty afterwards and may be filled again.
     #[inline]
-    pub fn take_tables(&mut self) -> DetachedTables {
+    pub fn take_tables(&mut self) -> Option<DetachedTables> {
         let gather = self.gather.gather();
         gather.ranges.clear();
-        core::mem::replace(&mut gather.tables, DetachedTables::new())
+        if gather.tables.is_empty() {
+            return None;
+        }
+        Some(core::mem::replace(
+            &mut gather.tables,
+            DetachedTables::new(),
+        ))
     }
 }
 

@@ -29,15 +29,14 @@ impl<'s> SlotGuard<'s> {
         if now & STATE != OUTSIDE {
             return Err(Reentered);
         }
-        let guard = SlotGuard {
+        open(slots, state, now.wrapping_add(INSIDE));
+        Ok(SlotGuard {
             slots,
             state,
             index,
             _fallback: None,
             _not_send: PhantomData,
-        };
-        guard.step_in(now.wrapping_add(INSIDE));
-        Ok(guard)
+        })
     }
 
     pub(super) fn enter_locked(
@@ -84,52 +83,52 @@ impl<'s> SlotGuard<'s> {
         f()
     }
 
-    /// The next value of the counter that says `state`. Plain load: nobody else
-    /// writes it.
-    #[inline]
-    fn next(&self, state: u64) -> u64 {
-        let now = self.state.section.load(Ordering::Relaxed);
-        now.wrapping_add(state.wrapping_sub(now) & STATE)
-    }
-
-    /// Opens the section: `next` is the counter's next value that says so.
-    #[inline]
-    fn step_in(&self, next: u64) {
-        debug_assert_eq!(next & STATE, INSIDE);
-        self.state.section.store(next, Ordering::Relaxed);
-        light(self.slots.asymmetric);
-        // Acquire: pairs with the release that lowered the flag.
-        if self.state.revoked.load(Ordering::Acquire) {
-            self.wait_for_outsider();
-        }
-    }
-
     /// Opens the section again after a pause.
     pub(super) fn step_back_in(&self) {
-        self.step_in(self.next(INSIDE));
+        open(self.slots, self.state, next(self.state, INSIDE));
     }
 
     /// Lets outsiders have the slot while the guard lives on. The release
     /// pairs with the acquire load of whoever waits for it.
     #[inline]
     pub(super) fn step_out(&self) {
-        self.state
-            .section
-            .store(self.next(PAUSED), Ordering::Release);
+        let paused = next(self.state, PAUSED);
+        self.state.section.store(paused, Ordering::Release);
     }
+}
 
-    #[cold]
-    #[inline(never)]
-    fn wait_for_outsider(&self) {
-        while self.state.revoked.load(Ordering::Acquire) {
-            self.step_out();
-            // The outsider holds this lock until it has lowered the flag.
-            drop(self.slots.outsider.lock());
-            self.state
-                .section
-                .store(self.next(INSIDE), Ordering::Relaxed);
-            light(self.slots.asymmetric);
-        }
+// Functions of the slot, not of the guard: a guard whose address is not taken
+// can live in registers.
+
+/// The next value of the counter that says `wanted`. Plain load: nobody but the
+/// owner, who calls this, writes it.
+#[inline]
+fn next(state: &SlotState, wanted: u64) -> u64 {
+    let now = state.section.load(Ordering::Relaxed);
+    now.wrapping_add(wanted.wrapping_sub(now) & STATE)
+}
+
+/// Opens the section: `next` is the counter's next value that says so.
+#[inline]
+fn open(slots: &Slots, state: &SlotState, next: u64) {
+    debug_assert_eq!(next & STATE, INSIDE);
+    state.section.store(next, Ordering::Relaxed);
+    light(slots.asymmetric);
+    // Acquire: pairs with the release that lowered the flag.
+    if state.revoked.load(Ordering::Acquire) {
+        wait_for_outsider(slots, state);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn wait_for_outsider(slots: &Slots, state: &SlotState) {
+    while state.revoked.load(Ordering::Acquire) {
+        state.section.store(next(state, PAUSED), Ordering::Release);
+        // The outsider holds this lock until it has lowered the flag.
+        drop(slots.outsider.lock());
+        state.section.store(next(state, INSIDE), Ordering::Relaxed);
+        light(slots.asymmetric);
     }
 }
 
@@ -137,8 +136,9 @@ impl Drop for SlotGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         // Before the lock of the fallback, a field, is released.
-        self.state
-            .section
-            .store(self.next(OUTSIDE), Ordering::Release);
+        let section = &self.state.section;
+        // `next(OUTSIDE)`, which is zero in the low bits, in two operations.
+        let outside = section.load(Ordering::Relaxed).wrapping_add(STATE) & !STATE;
+        section.store(outside, Ordering::Release);
     }
 }
