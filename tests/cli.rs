@@ -112,6 +112,11 @@ fn an_empty_file_is_refused() {
     std::io::Write::write_all(&mut packed, b"").unwrap();
     let packed = packed.finish().unwrap();
     bench.refused(&bench.file("empty.gz", &packed), &["is empty"]);
+    // Packed twice.
+    let mut twice = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut twice, &packed).unwrap();
+    let twice = twice.finish().unwrap();
+    bench.refused(&bench.file("twice.gz", &twice), &["gunzip"]);
 }
 
 #[test]
@@ -134,6 +139,28 @@ fn binary_junk_is_refused() {
         &bench.file("t.gz", &[0x1f, 0x8b, 8, 0, 0, 0]),
         &["not a whole gzip file"],
     );
+}
+
+/// A device that never ends, and a pipe, which has no size.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_no_regular_file_is_read_or_refused_all_the_same() {
+    let bench = Bench::new();
+    bench.refused(Path::new("/dev/zero"), &["is binary"]);
+    bench.refused(Path::new("/dev/null"), &["is empty"]);
+    let mut command = bench.command();
+    command.args([
+        "replay",
+        "/dev/stdin",
+        "--requests",
+        "1",
+        "--modes",
+        "strict",
+    ]);
+    command.stdin(fs::File::open(shipped("sd-strict-seqwrite_64k_direct")).unwrap());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(json(&bench.out())["results"][0]["requests"], 128);
 }
 
 #[test]

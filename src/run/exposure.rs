@@ -32,6 +32,10 @@ const TIMELINE_POINTS: usize = 400;
 /// The backend of an exposure run.
 pub(super) type Backend = Arc<CostModel<Watched<Arc<SoftSmmu>>>>;
 
+/// Page accesses after which an exposure run stops mapping: some seconds of
+/// work. A trace of a million large requests would else take minutes.
+const ACCESSES_MAX: u64 = 16_000_000;
+
 /// What the exposure run found.
 #[derive(Debug, Default)]
 pub(super) struct Exposed {
@@ -41,6 +45,8 @@ pub(super) struct Exposed {
     pub(super) stale_window_max_ns: u64,
     pub(super) iova_pages_held_max: u64,
     pub(super) page_table_bytes: u64,
+    /// Requests that were run, where that is not all of them.
+    pub(super) cut_after: Option<u64>,
 }
 
 /// What a bed for exposure runs consists of besides the domains.
@@ -57,7 +63,7 @@ pub(super) fn run(workload: &Workload, mode: ModeArg, plan: &Plan) -> Result<Exp
         return Ok(Exposed::default());
     }
     let (bed, lab) = Bed::simulated(workload, mode, plan)?;
-    run_on(&bed, &lab, workload, mode, plan)
+    run_on(&bed, &lab, workload, mode, plan, ACCESSES_MAX)
 }
 
 fn run_on(
@@ -66,6 +72,7 @@ fn run_on(
     workload: &Workload,
     mode: ModeArg,
     plan: &Plan,
+    accesses_max: u64,
 ) -> Result<Exposed, RunError> {
     let mut run = Run {
         workload,
@@ -82,13 +89,23 @@ fn run_on(
         flushes_timer: 0,
         timeline: Vec::new(),
     };
+    let mut mapped = 0;
+    let mut cut_after = None;
     for step in workload.steps() {
         match *step {
-            Step::Map(request) => run.map(&workload.requests()[request as usize])?,
+            Step::Map(_) if run.device_accesses >= accesses_max => cut_after = Some(mapped),
+            Step::Map(request) => {
+                mapped += 1;
+                run.map(&workload.requests()[request as usize])?;
+            }
+            // Of a request that was not mapped: nothing to do.
             Step::Unmap(request) => run.unmap(&workload.requests()[request as usize])?,
         }
     }
-    run.finish()
+    Ok(Exposed {
+        cut_after,
+        ..run.finish()?
+    })
 }
 
 struct Run<'a> {
@@ -241,6 +258,7 @@ impl Run<'_> {
             stale_window_max_ns,
             iova_pages_held_max: self.held_max,
             page_table_bytes: self.table_bytes_max,
+            cut_after: None,
         })
     }
 }
@@ -298,7 +316,7 @@ mod tests {
             number += 1;
             (number != lost).then_some(command)
         })));
-        run_on(&bed, &lab, &workload, mode, &plan)
+        run_on(&bed, &lab, &workload, mode, &plan, u64::MAX)
     }
 
     #[test]
@@ -309,6 +327,19 @@ mod tests {
             let seen = losing(mode, 2);
             assert!(matches!(seen, Err(RunError::Defect(_))), "{mode}: {seen:?}");
         }
+    }
+
+    #[test]
+    fn a_long_run_is_cut_and_says_so() {
+        let (plan, workload) = (Plan::default(), small());
+        let (bed, lab) = Bed::simulated(&workload, ModeArg::Lazy, &plan).unwrap();
+        let cut = run_on(&bed, &lab, &workload, ModeArg::Lazy, &plan, 800).unwrap();
+        // 8 accesses to each request of 4 pages, two of them mapped at once.
+        let requests = cut.cut_after.unwrap();
+        assert!((99..=101).contains(&requests), "{requests}");
+        let exposure = cut.exposure.unwrap();
+        assert_eq!(exposure.stale_buffers, requests);
+        assert_eq!(exposure.timeline.last().unwrap().mapped_pages, 0);
     }
 
     #[test]

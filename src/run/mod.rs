@@ -178,6 +178,11 @@ fn result(
             passes * requests
         ));
     }
+    if let Some(done) = exposed.cut_after {
+        notes.push(format!(
+            "The exposure run covers the first {done} of {requests} requests."
+        ));
+    }
     RunResult {
         workload: workload.name.clone(),
         mode: mode.name().to_owned(),

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Read, Seek},
+    io::{self, BufReader, Read},
     path::Path,
 };
 
@@ -15,11 +15,11 @@ use super::{
 };
 
 /// Bytes looked at to tell the format.
-const HEAD: usize = 4096;
-/// From here on a file is mapped instead of read.
+const HEAD: u64 = 4096;
+/// From here on a plain file is mapped instead of read.
 const MAP_FROM: u64 = 1 << 20;
-/// Bytes unpacked at a time.
-const UNPACK: usize = 4 << 20;
+/// Bytes read or unpacked at a time.
+const PIECE: usize = 4 << 20;
 
 /// How a trace was stored; for the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,17 +28,18 @@ pub(super) enum Format {
     Gzip,
 }
 
-/// Reads every line of the file at `path`.
+/// Reads every line of the file at `path`, which may be a pipe.
 pub(super) fn read_file(path: &Path) -> Result<(Log, Format), TraceError> {
     let io = |error| TraceError::Io {
         path: path.to_owned(),
         error,
     };
-    let mut file = File::open(path).map_err(io)?;
+    let file = File::open(path).map_err(io)?;
     let metadata = file.metadata().map_err(io)?;
     if metadata.is_dir() {
         return Err(TraceError::Directory(path.to_owned()));
     }
+    // Files of tracefs and procfs report a size of 0 and have content.
     if metadata.is_file() && metadata.len() >= MAP_FROM {
         // SAFETY: the map is private and read-only. A file that another process
         // shortens meanwhile would end this process with SIGBUS, as it would
@@ -49,33 +50,45 @@ pub(super) fn read_file(path: &Path) -> Result<(Log, Format), TraceError> {
         if let Ok(map) = map {
             return read_bytes(&map, path);
         }
-        file.rewind().map_err(io)?;
     }
-    // Files of tracefs and procfs report a size of 0 and have content.
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(io)?;
-    read_bytes(&bytes, path)
+    let mut file = file;
+    let mut head = Vec::new();
+    file.by_ref()
+        .take(HEAD)
+        .read_to_end(&mut head)
+        .map_err(io)?;
+    let format = check_head(&head, path)?;
+    let mut log = Log::default();
+    let whole = head.chain(file);
+    match format {
+        Format::Gzip => unpack(whole, path, &mut log)?,
+        Format::Text => stream(whole, &mut log).map_err(io)?,
+    }
+    Ok((log, format))
 }
 
 /// Reads every line of a file's content; `path` is for messages.
 pub(super) fn read_bytes(bytes: &[u8], path: &Path) -> Result<(Log, Format), TraceError> {
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        return Ok((unpack(bytes, path)?, Format::Gzip));
-    }
-    check_head(bytes, path)?;
+    let head = &bytes[..bytes.len().min(HEAD as usize)];
+    let format = check_head(head, path)?;
     let mut log = Log::default();
-    log.read_lines(bytes);
-    Ok((log, Format::Text))
+    match format {
+        Format::Gzip => unpack(bytes, path, &mut log)?,
+        Format::Text => log.read_lines(bytes),
+    }
+    Ok((log, format))
 }
 
-fn check_head(bytes: &[u8], path: &Path) -> Result<(), TraceError> {
+/// Tells the format by the first bytes of a file.
+fn check_head(head: &[u8], path: &Path) -> Result<Format, TraceError> {
     let path = || path.to_owned();
     let compressed = |unpack| TraceError::Compressed {
         path: path(),
         unpack,
     };
-    match bytes {
+    match head {
         [] => return Err(TraceError::Empty(path())),
+        [0x1f, 0x8b, ..] => return Ok(Format::Gzip),
         [
             0x17,
             0x08,
@@ -101,59 +114,79 @@ fn check_head(bytes: &[u8], path: &Path) -> Result<(), TraceError> {
     }
     // A task may have any name, so single odd bytes are no proof; NUL never
     // gets into a line the kernel prints.
-    if bytes[..bytes.len().min(HEAD)].contains(&0) {
+    if head.contains(&0) {
         return Err(TraceError::Binary(path()));
     }
-    Ok(())
+    Ok(Format::Text)
 }
 
-fn unpack(bytes: &[u8], path: &Path) -> Result<Log, TraceError> {
-    let mut decoder = MultiGzDecoder::new(bytes);
-    let mut log = Log::default();
+/// Unpacks and reads. What ends early keeps the lines before the damage.
+fn unpack(packed: impl Read, path: &Path, log: &mut Log) -> Result<(), TraceError> {
+    let mut decoder = MultiGzDecoder::new(BufReader::with_capacity(1 << 16, packed));
+    let mut head = Vec::new();
+    let begun = decoder.by_ref().take(HEAD).read_to_end(&mut head);
+    if begun.is_ok() || !head.is_empty() {
+        match check_head(&head, path)? {
+            Format::Text => {}
+            Format::Gzip => {
+                return Err(TraceError::Compressed {
+                    path: path.to_owned(),
+                    unpack: "gunzip -k",
+                });
+            }
+        }
+    }
+    let ended = match begun {
+        Ok(_) => stream(head.chain(decoder), log),
+        Err(error) => {
+            log.read_lines(whole_lines(&head));
+            Err(error)
+        }
+    };
+    match ended {
+        Ok(()) => Ok(()),
+        Err(error) if log.counts.framed == 0 => Err(TraceError::Gzip {
+            path: path.to_owned(),
+            error,
+        }),
+        Err(_) => {
+            log.damaged_end(Reason::Compression);
+            Ok(())
+        }
+    }
+}
+
+/// Reads lines a piece at a time, so that only events stay in memory. On an
+/// error the whole lines before it are read.
+fn stream(mut reader: impl Read, log: &mut Log) -> io::Result<()> {
     let mut buffer = Vec::new();
-    let mut first = true;
     loop {
-        let before = buffer.len();
-        let wanted = (UNPACK - before.min(UNPACK / 2)) as u64;
-        let read = decoder.by_ref().take(wanted).read_to_end(&mut buffer);
-        if first && !buffer.is_empty() {
-            check_head(&buffer, path)?;
-            first = false;
-        }
-        match read {
-            Ok(0) => break,
-            Ok(_) => {
-                // Keep the line that is not whole yet for the next turn; one
-                // longer than the buffer goes as it is, and counts as damaged.
-                let end = match buffer.iter().rposition(|&b| b == b'\n') {
-                    Some(newline) => newline + 1,
-                    None if buffer.len() >= UNPACK => buffer.len(),
-                    None => continue,
-                };
-                log.read_lines(&buffer[..end]);
-                buffer.drain(..end);
+        // A line that is not whole yet stays in the buffer for the next turn;
+        // one longer than a piece goes as it is, and counts as damaged.
+        let wanted = PIECE.saturating_sub(buffer.len()).max(1) as u64;
+        let read = reader.by_ref().take(wanted).read_to_end(&mut buffer);
+        let end = match read {
+            Ok(0) => {
+                log.read_lines(&buffer);
+                return Ok(());
             }
+            Ok(_) if buffer.len() < PIECE => continue,
+            Ok(_) => match whole_lines(&buffer).len() {
+                0 => buffer.len(),
+                end => end,
+            },
             Err(error) => {
-                // The last piece is most likely half a line: leave it out.
-                let end = buffer
-                    .iter()
-                    .rposition(|&b| b == b'\n')
-                    .map_or(0, |n| n + 1);
-                log.read_lines(&buffer[..end]);
-                if log.counts.framed == 0 {
-                    return Err(TraceError::Gzip {
-                        path: path.to_owned(),
-                        error,
-                    });
-                }
-                log.damaged_end(Reason::Compression);
-                return Ok(log);
+                log.read_lines(whole_lines(&buffer));
+                return Err(error);
             }
-        }
+        };
+        log.read_lines(&buffer[..end]);
+        buffer.drain(..end);
     }
-    if first {
-        return Err(TraceError::Empty(path.to_owned()));
-    }
-    log.read_lines(&buffer);
-    Ok(log)
+}
+
+/// Up to and with the last newline.
+fn whole_lines(bytes: &[u8]) -> &[u8] {
+    let end = (bytes.iter().rposition(|&b| b == b'\n')).map_or(0, |newline| newline + 1);
+    &bytes[..end]
 }

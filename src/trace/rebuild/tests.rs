@@ -214,3 +214,32 @@ fn coherent_memory_is_neither_a_request_nor_unmatched() {
     assert_eq!(w.requests().len(), 1);
     assert_eq!(w.parse.unwrap().unmatched_unmaps, 0);
 }
+
+#[test]
+fn other_printers_give_the_same_requests() {
+    let shipped = &shipped::ALL[6];
+    let text = shipped.text();
+    let whole = read(&text);
+    let events = || text.lines().filter(|l| !l.starts_with('#'));
+    // trace-cmd report: its own head, no flags, wider event names.
+    let trace_cmd: String = std::iter::once("cpus=1\n".to_owned())
+        .chain(events().map(|l| {
+            let line = l.replace(" ..... ", " ").replace(" .N... ", " ");
+            line.replacen(": dma_", ":           dma_", 1) + "\r\n"
+        }))
+        .collect();
+    // perf script: no dash before the process, the subsystem before the event.
+    let perf: String = events()
+        .map(|l| {
+            let line = l.replacen(": map:", ": iommu:map:", 1);
+            let line = line.replacen(": unmap:", ": iommu:unmap:", 1);
+            line.replacen(": dma_", ": dma:dma_", 1) + "\n"
+        })
+        .collect();
+    for other in [trace_cmd, perf] {
+        let other = read(&other);
+        assert_eq!(other.steps(), whole.steps());
+        assert_eq!(other.sizes(), whole.sizes());
+        assert_eq!(other.devices, whole.devices);
+    }
+}
