@@ -12,16 +12,20 @@ pub(super) struct Ranges {
     /// At most `INLINE`; the first `len` items are initialised.
     len: usize,
     /// Not zeroed: that would cost more than all else a small unmap gathers.
-    /// (One `MaybeUninit` around the array: an array of them is zeroed.)
     items: MaybeUninit<[TlbRange; INLINE]>,
 }
 
 impl Ranges {
     #[inline]
-    pub(super) const fn new() -> Self {
-        Ranges {
-            len: 0,
-            items: MaybeUninit::uninit(),
+    pub(super) fn new() -> Self {
+        let mut ranges = MaybeUninit::<Self>::uninit();
+        // Not `Ranges { len: 0, items: uninit() }`: the compiler makes a
+        // constant of that, and copies its (zero) bytes.
+        // SAFETY: `len` is a place inside `ranges`; after it is written, every
+        // field is initialised, as `items` need not be.
+        unsafe {
+            (&raw mut (*ranges.as_mut_ptr()).len).write(0);
+            ranges.assume_init()
         }
     }
 

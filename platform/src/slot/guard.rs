@@ -22,9 +22,20 @@ pub struct SlotGuard<'s> {
 }
 
 impl<'s> SlotGuard<'s> {
+    /// # Safety
+    ///
+    /// * `index` is of this table.
+    /// * It is the fallback's if and only if `fallback` is its lock; else no
+    ///   other thread or CPU enters this slot while the guard lives.
     #[inline]
-    pub(super) fn enter_own(slots: &'s Slots, index: SlotIndex) -> Result<Self, Reentered> {
-        let state = &slots.states[index.as_usize()];
+    pub(super) unsafe fn enter(
+        slots: &'s Slots,
+        index: SlotIndex,
+        fallback: Option<MutexGuard<'s, ()>>,
+    ) -> Result<Self, Reentered> {
+        debug_assert!(index.as_usize() < slots.states.len());
+        // SAFETY: the table has a state for each of its indices.
+        let state: &SlotState = unsafe { slots.states.get_unchecked(index.as_usize()) };
         let now = state.section.load(Ordering::Relaxed);
         if now & STATE != OUTSIDE {
             return Err(Reentered);
@@ -34,25 +45,9 @@ impl<'s> SlotGuard<'s> {
             slots,
             state,
             index,
-            _fallback: None,
+            _fallback: fallback,
             _not_send: PhantomData,
         })
-    }
-
-    pub(super) fn enter_locked(
-        slots: &'s Slots,
-        index: SlotIndex,
-        lock: MutexGuard<'s, ()>,
-    ) -> Self {
-        let guard = SlotGuard {
-            slots,
-            state: &slots.states[index.as_usize()],
-            index,
-            _fallback: Some(lock),
-            _not_send: PhantomData,
-        };
-        guard.step_back_in();
-        guard
     }
 
     /// The slot this guard is of.

@@ -37,7 +37,7 @@ use crate::{
     Fences,
     fence::light,
     sync::{
-        Backoff, Mutex,
+        Backoff, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -191,19 +191,31 @@ impl Slots {
     ///   interrupts that use the core, turn them off around the request.
     #[inline]
     pub unsafe fn enter(&self, own: Option<usize>) -> Result<SlotGuard<'_>, Reentered> {
-        match own {
-            Some(index) if index < self.states.len() - 1 => {
-                SlotGuard::enter_own(self, SlotIndex(index as u32))
-            }
-            _ => Ok(self.enter_fallback()),
-        }
+        let (index, fallback) = match own {
+            Some(index) if index < self.states.len() - 1 => (SlotIndex(index as u32), None),
+            _ => (self.fallback_index(), Some(self.lock_fallback())),
+        };
+        // SAFETY: both are indices of the table; the own slot is the caller's
+        // alone as promised, and the fallback comes with its lock.
+        unsafe { SlotGuard::enter(self, index, fallback) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn lock_fallback(&self) -> MutexGuard<'_, ()> {
+        self.fallback.lock()
     }
 
     /// Enters the fallback slot: safe for anybody, under a lock. Do not call it
     /// with another guard of the fallback alive on the same thread.
     #[cold]
     pub fn enter_fallback(&self) -> SlotGuard<'_> {
-        SlotGuard::enter_locked(self, self.fallback_index(), self.fallback.lock())
+        let lock = self.lock_fallback();
+        // SAFETY: the fallback with its lock.
+        match unsafe { SlotGuard::enter(self, self.fallback_index(), Some(lock)) } {
+            Ok(guard) => guard,
+            Err(Reentered) => unreachable!("a guard of the fallback holds its lock, paused or not"),
+        }
     }
 
     /// Enters the slot that `pin` names. Safe, because only a [`SlotSource`]
