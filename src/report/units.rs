@@ -13,6 +13,15 @@ pub(super) fn count(value: u64) -> String {
     text
 }
 
+/// A count of things with a regular plural.
+pub(super) fn plural(number: u64, what: &str) -> String {
+    format!(
+        "{} {what}{}",
+        count(number),
+        if number == 1 { "" } else { "s" }
+    )
+}
+
 /// A number with about three significant digits and no unit.
 pub(super) fn number(value: f64) -> String {
     if !value.is_finite() {
@@ -128,6 +137,13 @@ mod tests {
         assert_eq!(count(999), "999");
         assert_eq!(count(1_000), "1,000");
         assert_eq!(count(u64::MAX), "18,446,744,073,709,551,615");
+    }
+
+    #[test]
+    fn one_thing_has_no_plural() {
+        assert_eq!(plural(0, "buffer"), "0 buffers");
+        assert_eq!(plural(1, "buffer"), "1 buffer");
+        assert_eq!(plural(1_234, "buffer"), "1,234 buffers");
     }
 
     #[test]

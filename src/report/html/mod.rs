@@ -9,7 +9,7 @@ mod plots;
 
 use std::fmt::Write as _;
 
-use super::units::{bytes, count, utc};
+use super::units::{bytes, count, plural, utc};
 use super::verdict::{summary, verdicts};
 use super::{Report, ReportError, Source, Workload};
 use plots::Figure;
@@ -137,12 +137,12 @@ fn one_workload(
     put!(
         page,
         "<section id=\"w{index}\" class=\"workload\">\n<h2>{}. {}</h2>\n<p>{}</p>\n\
-         <p class=\"small\">{} requests, {}; {} to the device, {} from it; at most {} mapped at \
+         <p class=\"small\">{}, {}; {} to the device, {} from it; at most {} mapped at \
          once; {}.</p>\n",
         index + 1,
         escape(&workload.name),
         escape(&workload.description),
-        count(workload.requests),
+        plural(workload.requests, "request"),
         bytes(workload.bytes),
         count(workload.to_device),
         count(workload.from_device),
@@ -186,10 +186,10 @@ fn source(workload: &Workload) -> String {
             format,
             provenance,
         } => format!(
-            "Trace <code>{}</code> ({}). {}",
+            "Trace <code>{}</code> ({}). {}.",
             escape(path),
             escape(format),
-            escape(provenance)
+            escape(provenance.trim_end_matches('.'))
         ),
         Source::Generated { generator } => format!("Generated: {}.", escape(generator)),
     };
@@ -198,11 +198,11 @@ fn source(workload: &Workload) -> String {
     };
     put!(
         text,
-        " {} lines, {} of them events used; {} devices, {} processors.",
-        count(parse.lines),
+        " {}, {} of them events used; {}, {}.",
+        plural(parse.lines, "line"),
         count(parse.events),
-        parse.devices.len(),
-        parse.cpus
+        plural(parse.devices.len() as u64, "device"),
+        plural(parse.cpus, "processor")
     );
     for (number, what) in [
         (parse.damaged_lines, "damaged lines skipped"),

@@ -2,6 +2,7 @@
 
 use crate::report::plot::{Bar, Bars, Ink, Line, Lines, Point, Points, Svg, bars, lines, points};
 use crate::report::units::number;
+use crate::report::verdict::whole_ns;
 use crate::report::{CurvePoint, Report, ReportError, RunResult};
 
 /// A plot with its caption.
@@ -15,11 +16,6 @@ pub(super) struct Figure {
     pub(super) keys: Vec<(Ink, String)>,
     /// The drawing.
     pub(super) svg: Svg,
-}
-
-/// What CPU and hardware cost together; the sum of two kinds, so its axis names both.
-fn cost(result: &RunResult) -> f64 {
-    result.cpu_ns_per_request + result.modelled_ns_per_request
 }
 
 const COST_AXIS: &str = "CPU (measured) + hardware (modelled), ns/request";
@@ -255,7 +251,7 @@ fn exposed(
                 } else {
                     String::new()
                 },
-                at: (cost(result), exposure(result)?),
+                at: (whole_ns(result), exposure(result)?),
             })
         })
         .collect()
