@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Points of the timeline that are kept for the plot.
-const TIMELINE_POINTS: usize = 400;
+const TIMELINE_POINTS: usize = 250;
 
 /// The backend of an exposure run.
 pub(super) type Backend = Arc<CostModel<Watched<Arc<SoftSmmu>>>>;
@@ -278,15 +278,18 @@ fn range(mapping: &Mapping) -> Result<(Iova, u64), RunError> {
         .ok_or_else(|| RunError::Defect("a mapping without I/O pages".to_owned()))
 }
 
-/// Halves the points and keeps the last.
+/// Of each two neighbours keeps the one with more pages, so that peaks stay;
+/// and the last point.
 fn thin(timeline: &mut Vec<TimelinePoint>) {
-    let last = timeline.len().saturating_sub(1);
-    let mut at = 0;
-    timeline.retain(|_| {
-        let keep = at % 2 == 0 || at == last;
-        at += 1;
-        keep
-    });
+    let Some(last) = timeline.pop() else {
+        return;
+    };
+    let kept = |pair: &[TimelinePoint]| {
+        let held = |p: &&TimelinePoint| p.mapped_pages + p.waiting_pages;
+        pair.iter().max_by_key(held).copied()
+    };
+    *timeline = timeline.chunks(2).filter_map(kept).collect();
+    timeline.push(last);
 }
 
 #[cfg(test)]

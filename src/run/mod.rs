@@ -144,17 +144,24 @@ pub fn all(
         notes: Vec::new(),
         interrupted: false,
     };
-    for (&(workload, mode), exposed) in jobs.iter().zip(exposed) {
-        let timing = timing::run(workload, mode, plan, &clock, interrupted)
-            .map_err(|error| error.of(&workload.name, mode))?;
-        let (Some(timing), Some(exposed)) = (timing, exposed) else {
+    let mut exposed = exposed.into_iter();
+    for workload in workloads {
+        let timings = timing::run(workload, plan, &clock, interrupted)
+            .map_err(|(mode, error)| error.of(&workload.name, mode))?;
+        let Some(timings) = timings else {
             found.interrupted = true;
             return Ok(found);
         };
-        found
-            .results
-            .push(result(workload, mode, plan, timing, exposed));
-        done();
+        for (&mode, timing) in plan.modes.iter().zip(timings) {
+            let Some(Some(exposed)) = exposed.next() else {
+                found.interrupted = true;
+                return Ok(found);
+            };
+            found
+                .results
+                .push(result(workload, mode, plan, timing, exposed));
+            done();
+        }
     }
     Ok(found)
 }
@@ -168,7 +175,7 @@ fn result(
 ) -> RunResult {
     let requests = workload.requests().len() as u64;
     let passes = timing.passes;
-    let per_pass = |count: u64| count as f64 / passes as f64;
+    let per_pass = |count: u64| count as f64 / timing.counted_passes as f64;
     let counts = &timing.counts;
     let translated = mode != ModeArg::Passthrough;
     let mut notes = Vec::new();
@@ -202,7 +209,7 @@ fn result(
         iova_pages_held_max: exposed.iova_pages_held_max,
         page_table_bytes: exposed.page_table_bytes,
         modelled_ns_per_request: model::hardware_ns(&plan.profile, counts)
-            / (passes * requests) as f64,
+            / (timing.counted_passes * requests) as f64,
         model: plan.profile.name.to_owned(),
         map_curve: timing.map.1,
         unmap_curve: timing.unmap.1,

@@ -25,69 +25,131 @@ use crate::{
 /// readings take some 300 ns.
 const CPU_BATCH: u64 = 2_000;
 
-/// What the timing run found.
+/// Turns the modes take. What disturbs the machine for a moment then disturbs
+/// a part of each mode's passes and not all of one mode's.
+const ROUNDS: u64 = 8;
+
+/// What the timing run of one mode found.
 pub(super) struct Timing {
+    /// Passes with latencies.
     pub(super) passes: u64,
     pub(super) map: (LatencyNs, Vec<CurvePoint>),
     pub(super) unmap: (LatencyNs, Vec<CurvePoint>),
     /// Of the batches of passes.
     pub(super) cpu_ns_per_request: Spread,
-    /// Of all passes with latencies together.
+    /// Of all passes together, those without a clock included.
     pub(super) counts: BackendCounts,
+    pub(super) counted_passes: u64,
 }
 
-/// Runs `workload` in `mode`; `None` if interrupted.
+/// Runs `workload` in the modes of `plan`, in their order; `None` if
+/// interrupted.
 pub(super) fn run(
     workload: &Workload,
-    mode: ModeArg,
     plan: &Plan,
     clock: &TickClock,
     interrupted: &AtomicBool,
-) -> Result<Option<Timing>, RunError> {
-    let bed = Bed::counting(workload, mode, plan)?;
-    let mut runner = Runner::new(workload, &bed);
+) -> Result<Option<Vec<Timing>>, (ModeArg, RunError)> {
+    let mut subjects = (plan.modes.iter())
+        .map(|&mode| Subject::new(workload, mode, plan, clock).map_err(|e| (mode, e)))
+        .collect::<Result<Vec<_>, _>>()?;
     let requests = workload.requests().len() as u64;
     let passes = plan.requests_min.div_ceil(requests).max(1);
-    let stop = || interrupted.load(Ordering::Relaxed);
-
-    // Tables, caches and the queue as they are in the middle of a run.
-    runner.pass(&mut Untimed)?;
-    let before = bed.counts();
-    let mut timed = Timed {
-        clock,
-        begun: 0,
-        map: Latencies::new(),
-        unmap: Latencies::new(),
-    };
-    for _ in 0..passes {
-        if stop() {
-            return Ok(None);
-        }
-        runner.pass(&mut timed)?;
-    }
-    let counts = bed.counts() - before;
-
     let batch = CPU_BATCH.div_ceil(requests);
-    let mut cpu: Vec<f64> = Vec::new();
-    for _ in 0..passes.div_ceil(batch) {
-        if stop() {
-            return Ok(None);
+    let batches = passes.div_ceil(batch);
+    let share = |all: u64, round: u64| all * (round + 1) / ROUNDS - all * round / ROUNDS;
+    for round in 0..ROUNDS {
+        let (passes, batches) = (share(passes, round), share(batches, round));
+        if passes + batches == 0 {
+            continue;
         }
-        let begun = thread_cpu_ns();
-        for _ in 0..batch {
-            runner.pass(&mut Untimed)?;
+        for subject in &mut subjects {
+            let done = subject.round(passes, batches, batch, interrupted);
+            if !done.map_err(|error| (subject.mode, error))? {
+                return Ok(None);
+            }
         }
-        let spent = thread_cpu_ns() - begun;
-        cpu.push(spent as f64 / (batch * requests) as f64);
     }
-    bed.drain()?;
-    Ok(Some(Timing {
-        passes,
-        map: timed.map.finish(clock),
-        unmap: timed.unmap.finish(clock),
-        cpu_ns_per_request: spread(cpu),
-        counts,
-    }))
+    Ok(Some(subjects.into_iter().map(Subject::finish).collect()))
+}
+
+/// One mode, with everything it keeps from round to round.
+struct Subject<'a> {
+    mode: ModeArg,
+    runner: Runner<'a>,
+    timed: Timed<'a>,
+    cpu: Vec<f64>,
+    timed_passes: u64,
+    all_passes: u64,
+}
+
+impl<'a> Subject<'a> {
+    fn new(
+        workload: &'a Workload,
+        mode: ModeArg,
+        plan: &Plan,
+        clock: &'a TickClock,
+    ) -> Result<Self, RunError> {
+        Ok(Subject {
+            mode,
+            runner: Runner::new(workload, Bed::counting(workload, mode, plan)?),
+            timed: Timed {
+                clock,
+                begun: 0,
+                map: Latencies::new(),
+                unmap: Latencies::new(),
+            },
+            cpu: Vec::new(),
+            timed_passes: 0,
+            all_passes: 0,
+        })
+    }
+
+    /// False if interrupted.
+    fn round(
+        &mut self,
+        passes: u64,
+        batches: u64,
+        batch: u64,
+        interrupted: &AtomicBool,
+    ) -> Result<bool, RunError> {
+        let stop = || interrupted.load(Ordering::Relaxed);
+        // Tables, caches and the queue as they are in the middle of a run.
+        self.runner.pass(&mut Untimed)?;
+        for _ in 0..passes {
+            if stop() {
+                return Ok(false);
+            }
+            self.runner.pass(&mut self.timed)?;
+        }
+        let requests = self.runner.workload.requests().len() as u64;
+        for _ in 0..batches {
+            if stop() {
+                return Ok(false);
+            }
+            let begun = thread_cpu_ns();
+            for _ in 0..batch {
+                self.runner.pass(&mut Untimed)?;
+            }
+            let spent = thread_cpu_ns() - begun;
+            self.cpu.push(spent as f64 / (batch * requests) as f64);
+        }
+        self.timed_passes += passes;
+        self.all_passes += 1 + passes + batches * batch;
+        Ok(true)
+    }
+
+    fn finish(self) -> Timing {
+        let clock = self.timed.clock;
+        Timing {
+            passes: self.timed_passes,
+            map: self.timed.map.finish(clock),
+            unmap: self.timed.unmap.finish(clock),
+            cpu_ns_per_request: spread(self.cpu),
+            counts: self.runner.bed.counts(),
+            counted_passes: self.all_passes,
+        }
+    }
 }
 
 /// What is done around each call.
@@ -134,14 +196,14 @@ impl Watch for Timed<'_> {
 
 struct Runner<'a> {
     workload: &'a Workload,
-    bed: &'a Bed<CountingBackend>,
+    bed: Bed<CountingBackend>,
     live: Vec<Option<Mapping>>,
     /// What the driver would tell the device.
     out: Vec<DmaSegment>,
 }
 
 impl<'a> Runner<'a> {
-    fn new(workload: &'a Workload, bed: &'a Bed<CountingBackend>) -> Self {
+    fn new(workload: &'a Workload, bed: Bed<CountingBackend>) -> Self {
         Runner {
             workload,
             bed,
