@@ -37,7 +37,7 @@ pub(super) struct Timing {
     pub(super) unmap: (LatencyNs, Vec<CurvePoint>),
     /// Of the batches of passes.
     pub(super) cpu_ns_per_request: Spread,
-    /// Of all passes together, those without a clock included.
+    /// Of all passes but the first, those without a clock included.
     pub(super) counts: BackendCounts,
     pub(super) counted_passes: u64,
 }
@@ -80,7 +80,9 @@ struct Subject<'a> {
     timed: Timed<'a>,
     cpu: Vec<f64>,
     timed_passes: u64,
-    all_passes: u64,
+    counted_passes: u64,
+    /// At the end of the first pass, which begins with an empty queue.
+    counts_before: BackendCounts,
 }
 
 impl<'a> Subject<'a> {
@@ -90,9 +92,12 @@ impl<'a> Subject<'a> {
         plan: &Plan,
         clock: &'a TickClock,
     ) -> Result<Self, RunError> {
+        let mut runner = Runner::new(workload, Bed::counting(workload, mode, plan)?);
+        runner.pass(&mut Untimed)?;
         Ok(Subject {
             mode,
-            runner: Runner::new(workload, Bed::counting(workload, mode, plan)?),
+            counts_before: runner.bed.counts(),
+            runner,
             timed: Timed {
                 clock,
                 begun: 0,
@@ -101,7 +106,7 @@ impl<'a> Subject<'a> {
             },
             cpu: Vec::new(),
             timed_passes: 0,
-            all_passes: 0,
+            counted_passes: 0,
         })
     }
 
@@ -114,7 +119,7 @@ impl<'a> Subject<'a> {
         interrupted: &AtomicBool,
     ) -> Result<bool, RunError> {
         let stop = || interrupted.load(Ordering::Relaxed);
-        // Tables, caches and the queue as they are in the middle of a run.
+        // The processor's caches as they are in the middle of a run.
         self.runner.pass(&mut Untimed)?;
         for _ in 0..passes {
             if stop() {
@@ -135,7 +140,7 @@ impl<'a> Subject<'a> {
             self.cpu.push(spent as f64 / (batch * requests) as f64);
         }
         self.timed_passes += passes;
-        self.all_passes += 1 + passes + batches * batch;
+        self.counted_passes += 1 + passes + batches * batch;
         Ok(true)
     }
 
@@ -146,8 +151,8 @@ impl<'a> Subject<'a> {
             map: self.timed.map.finish(clock),
             unmap: self.timed.unmap.finish(clock),
             cpu_ns_per_request: spread(self.cpu),
-            counts: self.runner.bed.counts(),
-            counted_passes: self.all_passes,
+            counts: self.runner.bed.counts() - self.counts_before,
+            counted_passes: self.counted_passes,
         }
     }
 }
