@@ -37,6 +37,7 @@ mod commands;
 mod cost;
 mod counting;
 mod gather;
+mod pieces;
 pub mod queue;
 mod range;
 
@@ -45,5 +46,6 @@ pub use commands::{CommandCount, RangeCommands, commands_for, whole_context_from
 pub use cost::{CostModel, HardwareProfile};
 pub use counting::{BackendCounts, CountingBackend};
 pub use gather::{Complete, Gather, GatherHolder, Issued, NotComplete, NotIssued};
+pub use pieces::{RangePiece, RangePieces, range_pieces};
 pub use queue::{FlushQueue, FlushStats, Flushed, QueueConfig, QueueConfigError};
 pub use range::TlbRange;
