@@ -1,6 +1,7 @@
 //! SMMUv3: formats, driver, and a hostile software SMMU with simulated devices.
 //!
 //! * [`format`]: commands, tables, events and registers, and what makes them illegal.
+//! * [`queue`]: the command queue, many producers without a lock, and the event queue.
 //! * [`soft`]: the software SMMU. What it allows, hardware may allow.
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -11,6 +12,7 @@ extern crate std;
 
 pub mod format;
 mod host;
+pub mod queue;
 #[cfg(not(any(loom, shuttle)))]
 pub mod soft;
 

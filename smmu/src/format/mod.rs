@@ -17,7 +17,7 @@ mod cd_check;
 mod command;
 mod command_check;
 mod event;
-mod features;
+pub(crate) mod features;
 mod l1;
 pub mod registers;
 mod ste;
