@@ -46,7 +46,10 @@ impl HardwareProfile {
     /// The same hardware, had it range invalidation (SMMUv3.2, `IDR3.RIL`).
     pub const SMMUV3_SERVER_2020_RIL: HardwareProfile = HardwareProfile {
         name: "smmuv3-server-2020-ril",
-        source: "smmuv3-server-2020 with range invalidation commands assumed to cost the same",
+        source: "Barry Song, linux-iommu list, May 2020: the CMD_SYNC of a strict unmap takes \
+                 883 ns with 1 thread on an Arm server with SMMUv3, of which about 125 ns are \
+                 taken for one invalidation command (smmuv3-server-2020 says how). Assumed: a \
+                 range invalidation command costs the same as one for a page.",
         range_commands: RangeCommands::Supported,
         ..HardwareProfile::SMMUV3_SERVER_2020
     };

@@ -53,8 +53,8 @@ pub(super) fn write(page: &mut String, report: &Report) {
         page,
         "<dt>Modelled: hardware per request</dt><dd>{} Source: {}. Formula: {}. The CPU time is \
          not part of it.</dd>\n</dl>\n",
-        escape(&report.profile.description),
-        escape(&report.profile.source),
+        sentence(&report.profile.description),
+        escape(report.profile.source.trim_end_matches('.')),
         escape(&report.profile.formula),
     );
     parameters(
@@ -66,12 +66,17 @@ pub(super) fn write(page: &mut String, report: &Report) {
     put!(
         page,
         "<p>{} Source: {}.</p>\n",
-        escape(&device.description),
-        escape(&device.source)
+        sentence(&device.description),
+        escape(device.source.trim_end_matches('.'))
     );
     parameters(page, &format!("Device {}", device.name), &device.parameters);
     run(page, report);
     page.push_str("</section>\n");
+}
+
+/// Escaped, with the full stop that a description may or may not end in.
+fn sentence(text: &str) -> String {
+    format!("{}.", escape(text.trim_end_matches('.')))
 }
 
 fn parameters(page: &mut String, name: &str, parameters: &[Parameter]) {
