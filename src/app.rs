@@ -108,6 +108,12 @@ pub fn main(cli: &Cli, command_line: Vec<String>) -> Result<u8, AppError> {
         Command::Replay { files } => {
             execute(replay_workloads(files, options)?, options, command_line)
         }
+        Command::Report { file } => {
+            let report = report::read(file)?;
+            report::check_out_dir(&options.out)?;
+            show(&report, options)?;
+            Ok(0)
+        }
     }
 }
 
@@ -226,28 +232,34 @@ fn execute(
     if found.interrupted && report.results.is_empty() {
         return Ok(EXIT_INTERRUPTED);
     }
+    show(&report, options)?;
+    Ok(if found.interrupted {
+        EXIT_INTERRUPTED
+    } else {
+        0
+    })
+}
+
+/// Writes the files of a report and prints it.
+fn show(report: &Report, options: &RunOptions) -> Result<(), AppError> {
     WRITING.store(true, Ordering::Relaxed);
-    let written = report::write(&report, &options.out);
+    let written = report::write(report, &options.out);
     WRITING.store(false, Ordering::Relaxed);
     let written = written?;
     if options.json {
-        let mut json = serde_json::to_string_pretty(&report)
-            .map_err(|error| AppError::Output(error.into()))?;
+        let mut json =
+            serde_json::to_string_pretty(report).map_err(|error| AppError::Output(error.into()))?;
         json.push('\n');
         print(&json)?;
     } else {
-        print(&report::table(&report))?;
+        print(&report::table(report))?;
         print(&format!(
             "\nReport: {} and {}\n",
             written.html.display(),
             written.json.display()
         ))?;
     }
-    Ok(if found.interrupted {
-        EXIT_INTERRUPTED
-    } else {
-        0
-    })
+    Ok(())
 }
 
 /// Damage does not stop a run, so it is said at once and not only in the report.

@@ -39,6 +39,12 @@ pub enum Command {
     },
     /// List the workloads of `compare`
     List,
+    /// Print the table of an earlier run and write its page again
+    Report {
+        /// The report.json of that run
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 /// How to run.

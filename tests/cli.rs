@@ -291,6 +291,40 @@ fn json_goes_to_standard_output_and_is_the_report() {
 }
 
 #[test]
+fn an_earlier_report_is_shown_and_its_page_written_again() {
+    let bench = Bench::new();
+    let first = bench.replay(&shipped("sd-strict-seqwrite_64k_direct"), &[]);
+    let page = fs::read(bench.out().join("report.html")).unwrap();
+    fs::remove_file(bench.out().join("report.html")).unwrap();
+    let again = bench
+        .command()
+        .args(["report", "out/report.json"])
+        .output()
+        .unwrap();
+    assert!(again.status.success());
+    assert_eq!(again.stdout, first.stdout);
+    assert_eq!(fs::read(bench.out().join("report.html")).unwrap(), page);
+}
+
+#[test]
+fn a_report_that_is_none_is_refused() {
+    let bench = Bench::new();
+    for (name, content, word) in [
+        ("empty.json", "", "not a report"),
+        (
+            "other.json",
+            "{\"schema_version\": 2}",
+            "schema_version is 2",
+        ),
+    ] {
+        let file = bench.file(name, content.as_bytes());
+        let output = bench.command().arg("report").arg(&file).output().unwrap();
+        assert_refused(&output, &[name, word]);
+        assert!(!bench.out().exists());
+    }
+}
+
+#[test]
 fn one_seed_gives_the_same_counts_and_two_files_of_one_name_stay_apart() {
     let counted = |seed: &str| {
         let bench = Bench::new();

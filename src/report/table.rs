@@ -46,7 +46,7 @@ pub fn table(report: &Report) -> String {
         if results.is_empty() {
             continue;
         }
-        let name = wrap(&workload.name, NAME_WIDTH);
+        let name = wrap(&printable(&workload.name), NAME_WIDTH);
         let rule = vec!["│"; results.len().max(name.lines().count())].join("\n");
         let lazy = report.result(&workload.name, "lazy");
         let column = |cell: &dyn Fn(&RunResult) -> String| {
@@ -97,7 +97,11 @@ pub fn table(report: &Report) -> String {
             text.push('\n');
         }
     }
-    text
+    // Names come from files, and a terminal obeys what it is sent.
+    text.split('\n')
+        .map(printable)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Invalidations, flushes and syncs of one request on average.
@@ -109,7 +113,7 @@ pub(super) fn commands_per_request(result: &RunResult) -> f64 {
 fn legend(report: &Report) -> String {
     let mut text = String::new();
     let machine = &report.machine;
-    for line in [
+    let lines = [
         format!(
             "measured: CPU time of this code on {}, without any hardware time; other machines \
              differ",
@@ -125,7 +129,16 @@ fn legend(report: &Report) -> String {
         ),
         "both: measured CPU and modelled hardware time together, as a multiple of lazy mode"
             .to_owned(),
-    ] {
+    ];
+    let notes = report.notes.iter().map(|note| format!("note: {note}"));
+    let result_notes = report.results.iter().flat_map(|result| {
+        let name = format!("{}, {}", result.workload, result.mode);
+        result
+            .notes
+            .iter()
+            .map(move |note| format!("note: {name}: {note}"))
+    });
+    for line in lines.into_iter().chain(notes).chain(result_notes) {
         for (index, part) in fold(&line, 98).into_iter().enumerate() {
             text.push_str(if index == 0 { "" } else { "  " });
             text.push_str(&part);
@@ -135,8 +148,14 @@ fn legend(report: &Report) -> String {
     text
 }
 
-/// Breaks a name into lines of at most `width`, after a separator where there is one. Control
-/// characters, which a file name may hold, are shown as `?`.
+/// Control characters, which a file name may hold, are shown as `?`.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|letter| if letter.is_control() { '?' } else { letter })
+        .collect()
+}
+
+/// Breaks a printable name into lines of at most `width`, after a separator where there is one.
 fn wrap(name: &str, width: usize) -> String {
     let mut lines = vec![String::new()];
     let mut piece = String::new();
@@ -150,7 +169,7 @@ fn wrap(name: &str, width: usize) -> String {
         }
     };
     for letter in name.chars() {
-        piece.push(if letter.is_control() { '?' } else { letter });
+        piece.push(letter);
         if matches!(letter, '-' | '_' | '/' | '.' | ' ') || piece.chars().count() == width {
             place(&mut piece);
         }
@@ -214,12 +233,26 @@ mod tests {
             wrap("sd-strict-seqread_4k_buffered", 18),
             "sd-strict-seqread_\n4k_buffered"
         );
-        assert_eq!(wrap("a\u{1b}[31m", 18), "a?[31m");
+        assert_eq!(printable("a\u{1b}[31m"), "a?[31m");
         assert_eq!(
             wrap(&"x".repeat(40), 18),
             format!("{0}\n{0}\nxxxx", "x".repeat(18))
         );
         assert_eq!(wrap("", 18), "");
+    }
+
+    #[test]
+    fn nothing_from_a_file_steers_the_terminal() {
+        let mut report = sample::report();
+        report.machine.cpu_model.push_str("\u{1b}[2J");
+        report.profile.name.push('\u{7}');
+        for result in &mut report.results {
+            result.mode.push('\u{9b}');
+            result.notes.push("\r".to_owned());
+        }
+        let text = table(&report);
+        assert!(text.contains("?[2J"), "{text}");
+        assert!(!text.contains(|letter: char| letter.is_control() && letter != '\n'));
     }
 
     #[test]
