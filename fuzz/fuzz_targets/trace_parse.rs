@@ -76,7 +76,11 @@ fuzz_target!(|data: &[u8]| {
     for request in workload.requests() {
         assert!(usize::from(request.device) < workload.devices.len());
         let segments = workload.segments(request);
-        assert_eq!(request.bytes, segments.iter().map(|s| s.len_bytes).sum::<u64>());
+        assert!(!segments.is_empty() && segments.iter().all(|s| s.len_bytes > 0));
+        assert_eq!(
+            request.bytes,
+            segments.iter().map(|s| s.len_bytes).sum::<u64>()
+        );
         assert!(segments.iter().all(|s| s.phys.0 + s.len_bytes <= 1 << 48));
     }
 });

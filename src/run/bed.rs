@@ -122,13 +122,8 @@ impl Bed<Backend, Arc<SimMemory>> {
             devices.push(smmu.attach(stream).map_err(RunError::refused)?);
             domains.push(domain);
         }
-        watch.set_devices(devices.clone());
-        let lab = Lab {
-            clock,
-            smmu,
-            devices,
-            watch,
-        };
+        watch.set_devices(devices);
+        let lab = Lab { clock, smmu, watch };
         let device = Device::new();
         Ok((Bed { domains, device }, lab))
     }

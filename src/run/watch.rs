@@ -1,5 +1,6 @@
-//! What a device can still reach: the buffers that were unmapped, and the
-//! probes into them.
+//! The device's side of an exposure run. It uses every page of what is mapped,
+//! again after each flush, so that the SMMU always remembers it; and it probes
+//! what was unmapped until the probes fault.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -10,9 +11,14 @@ use dmabench_flushq::{BackendError, Late, Synced, Ticket, TlbBackend, TlbRange};
 use dmabench_platform::{Clock, Iova, SlotGuard, TimeNs, Timeout, VirtualClock};
 use dmabench_smmu::soft::{Access, SimDevice, SmmuContext};
 
-/// What the probes found.
+/// What the device found.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
+    /// Pages used while they were mapped.
+    pub(super) device_accesses: u64,
+    /// Pages that could not be used, or not as the tables said, while they were
+    /// mapped: a defect.
+    pub(super) denied: u64,
     pub(super) probes: u64,
     /// Probes that reached memory.
     pub(super) stale_accesses: u64,
@@ -26,6 +32,17 @@ pub(super) struct Seen {
     /// Flushes that completed.
     pub(super) flushes: u64,
     pub(super) syncs: u64,
+}
+
+/// A buffer that is mapped.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mapped {
+    pub(super) device: usize,
+    /// The I/O pages.
+    pub(super) iova: Iova,
+    pub(super) len_bytes: u64,
+    /// What the device does with it.
+    pub(super) accesses: &'static [Access],
 }
 
 /// An unmapped buffer that the device can still reach.
@@ -44,6 +61,8 @@ struct Buffer {
 
 #[derive(Debug, Default)]
 struct State {
+    /// By their places in the run.
+    mapped: Vec<Option<Mapped>>,
     buffers: Vec<Buffer>,
     seen: Seen,
 }
@@ -81,8 +100,53 @@ impl Watch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A buffer was unmapped just now: probes it, with all others.
-    pub(super) fn unmapped(&self, device: usize, iova: Iova, len_bytes: u64, access: Access) {
+    /// A buffer was mapped; `place` is free. The device uses it.
+    pub(super) fn mapped(&self, place: usize, mapped: Mapped) {
+        let mut state = self.state();
+        self.touch(&mut state.seen, &mapped);
+        if state.mapped.len() <= place {
+            state.mapped.resize(place + 1, None);
+        }
+        state.mapped[place] = Some(mapped);
+    }
+
+    /// The device uses every page of a buffer that is mapped.
+    fn touch(&self, seen: &mut Seen, mapped: &Mapped) {
+        let Some(devices) = self.devices.get() else {
+            return;
+        };
+        for &access in mapped.accesses {
+            let device = &devices[mapped.device];
+            let touched = device.touch(mapped.iova, mapped.len_bytes, access);
+            seen.device_accesses += touched.fresh;
+            seen.denied += touched.stale + touched.faulted;
+        }
+    }
+
+    /// A flush made the SMMU forget what the device still uses.
+    fn touch_all(&self) {
+        if self.off.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut state = self.state();
+        let State { mapped, seen, .. } = &mut *state;
+        for mapped in mapped.iter().flatten() {
+            self.touch(seen, mapped);
+        }
+    }
+
+    /// The buffer at `place` was unmapped just now: probes it, with all others.
+    pub(super) fn unmapped(&self, place: usize) {
+        let mut state = self.state();
+        let Some(Mapped {
+            device,
+            iova,
+            len_bytes,
+            accesses,
+        }) = state.mapped.get_mut(place).and_then(Option::take)
+        else {
+            return;
+        };
         let page = |at: u64| Iova(at & !(PAGE - 1));
         let first = page(iova.0);
         let last = page(iova.0 + len_bytes.max(1) - 1);
@@ -92,13 +156,12 @@ impl Watch {
             1 => ([first, last, last], 2),
             _ => ([first, middle, last], 3),
         };
-        let mut state = self.state();
         state.buffers.push(Buffer {
             device,
             pages,
             page_count,
             len_bytes,
-            access,
+            access: accesses[0],
             unmapped_at: self.clock.now(),
             window_ns: None,
         });
@@ -118,7 +181,7 @@ impl Watch {
             return;
         }
         let now = self.clock.now();
-        let State { buffers, seen } = state;
+        let State { buffers, seen, .. } = state;
         buffers.retain_mut(|buffer| {
             let device = &devices[buffer.device];
             let mut reached = 0;
@@ -147,15 +210,16 @@ impl Watch {
     pub(super) fn finish(&self) -> Seen {
         self.off.store(true, Ordering::Relaxed);
         let mut state = self.state();
-        let State { buffers, seen } = &mut *state;
+        let State { buffers, seen, .. } = &mut *state;
         seen.windows_ns
             .extend(buffers.drain(..).filter_map(|b| b.window_ns));
         std::mem::take(seen)
     }
 
-    /// Flushes that completed so far.
-    pub(super) fn flushes(&self) -> u64 {
-        self.state().seen.flushes
+    /// Flushes that completed and pages that were used so far.
+    pub(super) fn so_far(&self) -> (u64, u64) {
+        let seen = &self.state().seen;
+        (seen.flushes, seen.device_accesses)
     }
 }
 
@@ -180,10 +244,10 @@ impl<B> Watched<B> {
 }
 
 // SAFETY: every promise is kept by `inner`, to which every call is passed on
-// unchanged and whose answers are returned. The probes in between only read
-// through the device; they call neither the domain nor a slot, take no longer
-// than the buffers are many, and the lock they take is never held while a
-// backend is called.
+// unchanged and whose answers are returned. What the device does in between
+// only asks the SMMU for translations; it calls neither the domain nor a slot,
+// takes no longer than the buffers are many, and the lock it takes is never
+// held while a backend is called.
 unsafe impl<B: TlbBackend<Context = SmmuContext>> TlbBackend for Watched<B> {
     type Context = SmmuContext;
 
@@ -227,6 +291,7 @@ unsafe impl<B: TlbBackend<Context = SmmuContext>> TlbBackend for Watched<B> {
             self.flushing.store(false, Ordering::Relaxed);
             self.watch.state().seen.flushes += 1;
             self.watch.probe();
+            self.watch.touch_all();
         }
         Ok(synced)
     }
