@@ -183,8 +183,8 @@ impl fmt::Debug for DetachedTables {
 /// What an unmap leaves to be done, told as it goes.
 ///
 /// Everything that was translated is covered by the calls of
-/// [`leaves`](Self::leaves) (invariant A6); neighbouring entries of one table
-/// come as one range.
+/// [`leaves`](Self::leaves) (invariant A6); neighbouring entries of one
+/// level mostly come as one range.
 pub trait UnmapSink {
     /// `len_bytes` from `iova` on were translated by leaves of `level`. A
     /// range of contiguous-hint entries is told as any other: invalidating it

@@ -34,6 +34,34 @@ impl Span {
         }
     }
 
+    /// Whether no aligned `1 << shift` bytes of input space lie in the span
+    /// whole.
+    #[inline]
+    pub(crate) fn has_no_whole(&self, shift: u32) -> bool {
+        let inside = (1 << shift) - 1;
+        let first_whole = (self.off + inside) >> shift;
+        let end_of_whole = self.last.wrapping_add(1) >> shift;
+        first_whole >= end_of_whole
+    }
+
+    /// Calls `f` with the parts of the span that lie in the aligned
+    /// `1 << shift` bytes each, until it says no.
+    #[inline(always)]
+    pub(crate) fn each(&self, shift: u32, mut f: impl FnMut(Span) -> bool) -> bool {
+        let mut off = self.off;
+        loop {
+            let last = self.last.min(off | ((1 << shift) - 1));
+            let pa = self.pa + (off - self.off);
+            if !f(Span { off, last, pa }) {
+                return false;
+            }
+            if last == self.last {
+                return true;
+            }
+            off = last + 1;
+        }
+    }
+
     /// Whether one leaf of `1 << shift` bytes is exactly this span.
     #[inline]
     fn is_one_leaf(&self, shift: u32) -> bool {
@@ -63,26 +91,137 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         prot: Prot,
     ) -> Result<(), MapError> {
         let (span, attrs) = self.map_span(slot, iova, paddr, len_bytes, prot)?;
-        // A range inside one last-level table, and too short for a block.
+        // Most ranges lie inside one last-level table and are too short for a
+        // block.
         let in_one_table = (span.off ^ span.last) >> Self::LAST_TABLE_LG2 == 0;
         let pages = (len_bytes >> F::PAGE_LG2) as usize;
         if in_one_table
             && pages < Self::ENTRIES
-            && let Some(table) = self.descend(span.off, F::PAGE_LG2)
+            && let Some((table, first)) = self.descend(span.off, F::PAGE_LG2)
         {
-            let first = self.index(span.off, F::PAGE_LG2);
             // SAFETY: `first` is in bounds, and so is the end, because the range
             // lies in one table.
             if unsafe { self.lanes.all_zero(table, first, pages) } {
                 // SAFETY: as above.
                 unsafe {
-                    self.write_run(table, F::PAGE_LG2, first, pages, span.pa, attrs, self.sizes)
-                };
+                    self.write_run(table, F::PAGE_LG2, first, pages, span.pa, attrs, self.sizes);
+                }
                 self.pool.memory.publish();
                 return Ok(());
             }
         }
+        self.map_long(span, attrs)
+    }
+
+    /// The next most frequent: pages only, or blocks only with nothing in their
+    /// way. Anything else goes on to [`map_any`](Self::map_any).
+    #[inline(never)]
+    fn map_long(&self, span: Span, attrs: u64) -> Result<(), MapError> {
+        let block = Self::LAST_TABLE_LG2;
+        let inside = (1 << block) - 1;
+        let blocks = self.sizes >> block & 1 != 0;
+        if blocks && (span.off | span.pa | span.last.wrapping_add(1)) & inside == 0 {
+            let count = ((span.last - span.off) >> block) as usize + 1;
+            let in_one_table = (span.off ^ span.last) >> (block + F::INDEX_BITS) == 0;
+            if in_one_table
+                && count < Self::ENTRIES
+                && block <= self.top_shift
+                && let Some((table, first)) = self.descend(span.off, block)
+            {
+                // SAFETY: as in `map`, one level up.
+                if unsafe { self.lanes.all_zero(table, first, count) } {
+                    // SAFETY: as above.
+                    unsafe {
+                        self.write_run(table, block, first, count, span.pa, attrs, self.sizes);
+                    }
+                    self.pool.memory.publish();
+                    return Ok(());
+                }
+            }
+        } else if !blocks || (span.off ^ span.pa) & inside != 0 || span.has_no_whole(block) {
+            self.prepare_pages(span)?;
+            let written = self.write_pages(span, attrs);
+            self.pool.memory.publish();
+            return written;
+        }
         self.map_any(span, attrs, self.sizes)
+    }
+
+    /// Pass one for pages only.
+    #[inline(always)]
+    pub(crate) fn prepare_pages(&self, span: Span) -> Result<(), MapError> {
+        let mut result = Ok(());
+        span.each(Self::LAST_TABLE_LG2, |part| {
+            let count = ((part.last - part.off) >> F::PAGE_LG2) as usize + 1;
+            let found = match self.descend(part.off, F::PAGE_LG2) {
+                Some(found) => Ok(found),
+                None => self.descend_making(part.off),
+            };
+            result = found.and_then(|(table, first)| {
+                // SAFETY: the part lies in one table.
+                if unsafe { self.lanes.all_zero(table, first, count) } {
+                    Ok(())
+                } else {
+                    Err(self.first_in_the_way(table, part))
+                }
+            });
+            result.is_ok()
+        });
+        result
+    }
+
+    /// The last-level table for `off` and the index in it; makes what is
+    /// missing.
+    #[cold]
+    #[inline(never)]
+    fn descend_making(&self, off: u64) -> Result<(Table, usize), MapError> {
+        let mut table = self.root;
+        let mut shift = self.top_shift;
+        let mut index = self.index(off, shift);
+        while shift > F::PAGE_LG2 {
+            // SAFETY: in bounds, in a section.
+            let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
+            if Self::is_taken(descriptor, shift) {
+                return Err(MapError::Exists {
+                    iova: self.iova(off),
+                });
+            }
+            table = self.child_for_map(table, index, descriptor, off)?;
+            shift -= F::INDEX_BITS;
+            index = self.index(off, shift);
+        }
+        Ok((table, index))
+    }
+
+    /// Whether an entry above the last level is a leaf, or one that is being
+    /// split.
+    #[inline(always)]
+    fn is_taken(descriptor: u64, shift: u32) -> bool {
+        let splitting = descriptor != 0 && descriptor & (VALID | FROZEN) == 0;
+        Self::is_leaf(descriptor, shift) || splitting
+    }
+
+    /// Pass two for pages only.
+    #[inline(always)]
+    pub(crate) fn write_pages(&self, span: Span, attrs: u64) -> Result<(), MapError> {
+        let written = span.each(Self::LAST_TABLE_LG2, |part| {
+            let count = ((part.last - part.off) >> F::PAGE_LG2) as usize + 1;
+            let Some((table, first)) = self.descend_prepared(part.off, F::PAGE_LG2) else {
+                return false;
+            };
+            // SAFETY: the part lies in one table.
+            unsafe {
+                self.write_run(table, F::PAGE_LG2, first, count, part.pa, attrs, self.sizes);
+            }
+            true
+        });
+        if written {
+            Ok(())
+        } else {
+            Err(MapError::Conflict {
+                iova: self.iova(span.off),
+            })
+        }
     }
 
     /// As [`map`](Self::map), with pages of `page_bytes` at most: `count` of
@@ -235,8 +374,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             if descriptor == 0 && leaves && part.is_one_leaf(shift) {
                 continue;
             }
-            let taken = descriptor != 0 && descriptor & (VALID | FROZEN) == 0;
-            if Self::is_leaf(descriptor, shift) || taken {
+            if Self::is_taken(descriptor, shift) {
                 return Err(MapError::Exists {
                     iova: self.iova(part.off),
                 });
@@ -452,33 +590,55 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             && sizes >> (shift + run_lg2) & 1 != 0
             // The run is aligned in both spaces or in neither.
             && ((first as u64) << shift ^ pa) & ((1 << (shift + run_lg2)) - 1) == 0;
-        let (head, middle) = if hinted {
-            let head = first.wrapping_neg() & (run - 1);
-            let middle = count.saturating_sub(head) & !(run - 1);
-            (head, middle)
-        } else {
-            (count, 0)
-        };
-        if middle > 0 {
-            let tail = count - head - middle;
-            let middle_pa = pa + ((head as u64) << shift);
-            let tail_pa = middle_pa + ((middle as u64) << shift);
-            // SAFETY: parts of a run that is in the table.
-            unsafe {
-                self.fill(table, shift, first, head, pa, attrs);
-                self.fill(
-                    table,
-                    shift,
-                    first + head,
-                    middle,
-                    middle_pa,
-                    attrs | CONTIGUOUS,
-                );
-                self.fill(table, shift, first + head + middle, tail, tail_pa, attrs);
+        let attrs = if hinted {
+            if (first | count) & (run - 1) != 0 {
+                // SAFETY: as promised.
+                unsafe { self.fill_with_hint(table, shift, first, count, pa, attrs) };
+                return;
             }
+            attrs | CONTIGUOUS
         } else {
-            // SAFETY: as promised.
-            unsafe { self.fill(table, shift, first, count, pa, attrs) };
+            attrs
+        };
+        // SAFETY: as promised.
+        unsafe { self.fill(table, shift, first, count, pa, attrs) };
+        // SAFETY: as promised.
+        unsafe { self.clean(table, first, count) };
+    }
+
+    /// Whole runs with the contiguous hint, what stands before and after them
+    /// without.
+    ///
+    /// # Safety
+    ///
+    /// The entries are in the table, `pa` is aligned to runs as `first` is, and
+    /// the format has runs at this level.
+    #[inline(never)]
+    unsafe fn fill_with_hint(
+        &self,
+        table: Table,
+        shift: u32,
+        first: usize,
+        count: usize,
+        pa: u64,
+        attrs: u64,
+    ) {
+        let run = 1_usize << F::contiguous_lg2(Self::level_of(shift));
+        let head = first.wrapping_neg() & (run - 1);
+        let middle = count.saturating_sub(head) & !(run - 1);
+        let parts = if middle == 0 {
+            [(count, 0), (0, 0), (0, 0)]
+        } else {
+            [(head, 0), (middle, CONTIGUOUS), (count - head - middle, 0)]
+        };
+        let mut done = 0;
+        for (length, hint) in parts {
+            if length > 0 {
+                let pa = pa + ((done as u64) << shift);
+                // SAFETY: part of a run that is in the table.
+                unsafe { self.fill(table, shift, first + done, length, pa, attrs | hint) };
+            }
+            done += length;
         }
         // SAFETY: as promised.
         unsafe { self.clean(table, first, count) };
@@ -486,7 +646,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
 
     /// # Safety
     ///
-    /// The entries are in the table.
+    /// The entries are in the table, and there is at least one.
     #[inline(always)]
     pub(crate) unsafe fn fill(
         &self,

@@ -1,13 +1,12 @@
 //! Mapping a scatter list: one IOVA range, many physical pieces, one descent
 //! per table.
 
-use dmabench_platform::{Iova, PhysAddr, SlotGuard};
+use dmabench_platform::{Iova, PhysAddr, SlotGuard, sync::atomic::Ordering};
 
-use crate::{Format, MapError, PageTable, Prot, TableMemory, map::Span};
+use crate::{Format, Level, MapError, PageTable, Prot, TableMemory, map::Span, table::Table};
 
 /// Calls `f` with the physically contiguous runs of `pieces`: neighbours that
 /// touch are one run.
-#[inline(always)]
 fn for_each_run<E>(
     pieces: impl Iterator<Item = (PhysAddr, u64)>,
     mut f: impl FnMut(u64, u64) -> Result<(), E>,
@@ -31,6 +30,40 @@ fn for_each_run<E>(
     }
 }
 
+/// What one look at a list tells.
+struct Shape {
+    total: u64,
+    /// The longest piece.
+    longest: u64,
+    /// Whether some piece begins where the one before it ended.
+    touching: bool,
+}
+
+/// The longest physically contiguous run of a list.
+fn longest_run(shape: &Shape, pieces: impl Iterator<Item = (PhysAddr, u64)>) -> u64 {
+    if !shape.touching {
+        return shape.longest;
+    }
+    let mut longest = 0;
+    let all: Result<(), ()> = for_each_run(pieces, |_, len_bytes| {
+        longest = longest.max(len_bytes);
+        Ok(())
+    });
+    debug_assert!(all.is_ok());
+    longest
+}
+
+/// The part of a range that lies in one last-level table.
+struct Cursor {
+    table: Table,
+    /// The first entry.
+    index: usize,
+    /// Entries of the range in this table.
+    room: usize,
+    /// Entries of the range after it.
+    left: u64,
+}
+
 impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// Maps the pieces of a scatter list one after the other from `iova` on:
     /// all of it or nothing. Returns the length in bytes. Pieces that touch are
@@ -52,115 +85,156 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     where
         I: Iterator<Item = (PhysAddr, u64)> + Clone,
     {
-        let mut total = 0_u64;
-        let mut longest = 0_u64;
-        for_each_run(pieces.clone(), |pa, len_bytes| {
-            let pa_last = pa.wrapping_add(len_bytes).wrapping_sub(1);
-            let refused = ((pa | len_bytes) & Self::PAGE_MASK != 0)
-                | (pa_last < pa)
-                | (pa_last > self.pa_mask);
-            if refused {
-                return Err(self.refusal(slot, iova, PhysAddr(pa), len_bytes, prot));
-            }
-            longest = longest.max(len_bytes);
-            // Below 2^64: a total beyond the input space is refused below.
-            total = total.saturating_add(len_bytes);
-            Ok(())
-        })?;
-        // An empty piece that touches its neighbour is part of a run that is not.
-        if pieces.clone().any(|(_, len_bytes)| len_bytes == 0) {
-            return Err(MapError::ZeroLength);
-        }
+        let Some(shape) = self.shape(pieces.clone()) else {
+            return Err(self.sg_refusal(slot, iova, pieces, prot));
+        };
         let attrs = self.leaf_attrs[prot.bits() as usize & (Prot::COUNT - 1)];
         let off = iova.0.wrapping_sub(self.base);
-        let last = off.wrapping_add(total).wrapping_sub(1);
+        let last = off.wrapping_add(shape.total).wrapping_sub(1);
         let refused = (iova.0 & Self::PAGE_MASK != 0)
             | (last < off)
             | (last > self.ia_mask)
             | (attrs == 0)
             | !self.guard_is_ours(slot);
         if refused {
-            return Err(self.refusal(slot, iova, PhysAddr(0), total, prot));
+            return Err(self.refusal(slot, iova, PhysAddr(0), shape.total, prot));
         }
         let whole = Span { off, last, pa: 0 };
-        if longest < 1 << Self::LAST_TABLE_LG2 {
-            self.map_small_pieces(whole, pieces, attrs)?;
+        // Shorter runs get neither a block nor the hint.
+        let hint_from = 1 << (F::PAGE_LG2 + F::contiguous_lg2(Level::LAST));
+        if !shape.touching && shape.longest < hint_from {
+            self.prepare_pages(whole)?;
+            self.write_pieces(whole, pieces, attrs)?;
+        } else if longest_run(&shape, pieces.clone()) < 1 << Self::LAST_TABLE_LG2 {
+            self.prepare_pages(whole)?;
+            self.write_runs(whole, pieces, attrs)?;
         } else {
-            self.map_large_pieces(whole, pieces, attrs)?;
+            self.map_large_runs(whole, pieces, attrs)?;
         }
         self.pool.memory.publish();
-        Ok(total)
+        Ok(shape.total)
     }
 
-    /// No run is as long as a block: pages only, with a cursor that holds the
-    /// last-level table.
+    /// Checks every piece; `None` if one is refused or the sum leaves 64 bits.
     #[inline(always)]
-    fn map_small_pieces(
+    fn shape(&self, pieces: impl Iterator<Item = (PhysAddr, u64)>) -> Option<Shape> {
+        // Low bits that must be clear, and high bits that must be: those of the
+        // last byte of each piece, and of a length less one, which an empty
+        // piece has all set.
+        let (mut low, mut high) = (0, 0);
+        let (mut total, mut longest) = (0_u64, 0);
+        let mut end = 0;
+        let mut touching = false;
+        for (PhysAddr(pa), len_bytes) in pieces {
+            let more = len_bytes.wrapping_sub(1);
+            low |= pa | len_bytes;
+            high |= pa | more | pa.wrapping_add(more);
+            touching |= pa == end;
+            end = pa.wrapping_add(len_bytes);
+            longest = longest.max(len_bytes);
+            total = total.saturating_add(len_bytes);
+        }
+        (low & Self::PAGE_MASK == 0 && high & !self.pa_mask == 0).then_some(Shape {
+            total,
+            longest,
+            touching,
+        })
+    }
+
+    /// Which piece is refused, and why.
+    #[cold]
+    fn sg_refusal(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        pieces: impl Iterator<Item = (PhysAddr, u64)>,
+        prot: Prot,
+    ) -> MapError {
+        for (paddr, len_bytes) in pieces {
+            let last = paddr.0.wrapping_add(len_bytes).wrapping_sub(1);
+            let aligned = (paddr.0 | len_bytes) & Self::PAGE_MASK == 0;
+            if !aligned || last < paddr.0 || last > self.pa_mask {
+                return self.refusal(slot, iova, paddr, len_bytes, prot);
+            }
+        }
+        // The list has changed.
+        MapError::Conflict { iova }
+    }
+
+    /// Pass two where no run takes the hint: one store per page.
+    // Not inlined: the loop then has the registers for itself.
+    #[inline(never)]
+    fn write_pieces(
         &self,
         whole: Span,
         pieces: impl Iterator<Item = (PhysAddr, u64)>,
         attrs: u64,
     ) -> Result<(), MapError> {
-        // With the granule as the only size every table down to the last level
-        // is made.
-        self.prepare(self.root, self.top_shift, whole, 1 << F::PAGE_LG2)?;
-        let mut off = whole.off;
-        let mut cursor = self.cursor(off)?;
-        for_each_run(pieces, |mut pa, len_bytes| {
-            let mut left = (len_bytes >> F::PAGE_LG2) as usize;
-            while left > 0 {
-                let first = self.index(off, F::PAGE_LG2);
-                let count = left.min(cursor.entries - first);
-                if (count as u64) << F::PAGE_LG2 > whole.last - off + 1 {
-                    // More than the first time.
-                    return Err(MapError::Conflict {
-                        iova: self.iova(off),
-                    });
+        // Bits that no list, however it changes, may set in a descriptor.
+        let pa_bits = self.pa_mask & !Self::PAGE_MASK;
+        let attrs = attrs | F::LAST_LEVEL_TYPE;
+        let mut cursor = self.cursor(whole, whole.off)?;
+        let (mut table, mut index, mut room) = (cursor.table, cursor.index, cursor.room);
+        for (PhysAddr(pa), len_bytes) in pieces {
+            let mut pa = pa;
+            let mut pages = len_bytes >> F::PAGE_LG2;
+            while pages > 0 {
+                if room == 0 {
+                    cursor = self.next_table(whole, &cursor)?;
+                    (table, index, room) = (cursor.table, cursor.index, cursor.room);
                 }
-                // SAFETY: `first + count` is at most the entries of the table.
-                unsafe {
-                    self.write_run(
-                        cursor.table,
-                        F::PAGE_LG2,
-                        first,
-                        count,
-                        pa,
-                        attrs,
-                        self.sizes,
-                    );
-                }
-                left -= count;
-                pa += (count as u64) << F::PAGE_LG2;
-                off += (count as u64) << F::PAGE_LG2;
-                if first + count == cursor.entries && off <= whole.last {
-                    cursor = self.cursor(off)?;
-                }
-                if off > whole.last {
-                    break;
-                }
+                // SAFETY: `room` entries from `index` on are in the table; in a
+                // section.
+                let entry = unsafe { self.entry(table, index) };
+                entry.store(F::encode_oa(pa & pa_bits) | attrs, Ordering::Relaxed);
+                index += 1;
+                room -= 1;
+                pa = pa.wrapping_add(1 << F::PAGE_LG2);
+                pages -= 1;
             }
-            Ok(())
-        })
+        }
+        // SAFETY: these entries were written.
+        unsafe { self.clean(table, cursor.index, index - cursor.index) };
+        if room > 0 || cursor.left > 0 {
+            // Fewer than the first time.
+            return Err(self.changed(whole));
+        }
+        Ok(())
     }
 
-    fn cursor(&self, off: u64) -> Result<Cursor, MapError> {
-        let table = self
-            .descend_prepared(off, F::PAGE_LG2)
-            .ok_or(MapError::Conflict {
-                iova: self.iova(off),
-            })?;
-        let entries = if self.top_shift == F::PAGE_LG2 {
-            self.root_mask + 1
-        } else {
-            Self::ENTRIES
-        };
-        Ok(Cursor { table, entries })
+    /// The table after the one that `cursor` has filled.
+    #[cold]
+    #[inline(never)]
+    fn next_table(&self, whole: Span, cursor: &Cursor) -> Result<Cursor, MapError> {
+        // SAFETY: these entries were written.
+        unsafe { self.clean(cursor.table, cursor.index, cursor.room) };
+        if cursor.left == 0 {
+            // More than the first time.
+            return Err(self.changed(whole));
+        }
+        self.cursor(whole, whole.last + 1 - (cursor.left << F::PAGE_LG2))
+    }
+
+    /// Pass two where some run may take the hint, but none is a block.
+    fn write_runs(
+        &self,
+        whole: Span,
+        pieces: impl Iterator<Item = (PhysAddr, u64)>,
+        attrs: u64,
+    ) -> Result<(), MapError> {
+        let mut off = whole.off;
+        for_each_run(pieces, |pa, len_bytes| {
+            let span = self.next_run(whole, off, pa, len_bytes)?;
+            off = span.last.wrapping_add(1);
+            self.write_pages(span, attrs)
+        })?;
+        self.all_written(whole, off)
     }
 
     /// Some run may hold a block: each goes its own way.
     #[cold]
     #[inline(never)]
-    fn map_large_pieces(
+    fn map_large_runs(
         &self,
         whole: Span,
         pieces: impl Iterator<Item = (PhysAddr, u64)> + Clone,
@@ -169,25 +243,63 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let each = |f: &dyn Fn(Span) -> Result<(), MapError>| {
             let mut off = whole.off;
             for_each_run(pieces.clone(), |pa, len_bytes| {
-                let last = off.saturating_add(len_bytes - 1);
-                if last > whole.last {
-                    // More than the first time.
-                    return Err(MapError::Conflict {
-                        iova: self.iova(off),
-                    });
-                }
-                f(Span { off, last, pa })?;
-                off += len_bytes;
-                Ok(())
-            })
+                let span = self.next_run(whole, off, pa, len_bytes)?;
+                off = span.last.wrapping_add(1);
+                f(span)
+            })?;
+            self.all_written(whole, off)
         };
         each(&|span| self.prepare(self.root, self.top_shift, span, self.sizes))?;
         each(&|span| self.write(self.root, self.top_shift, span, attrs, self.sizes))
     }
-}
 
-/// The last-level table that `off` is in.
-struct Cursor {
-    table: crate::table::Table,
-    entries: usize,
+    /// The run at `off`, checked again: the list may have changed.
+    fn next_run(&self, whole: Span, off: u64, pa: u64, len_bytes: u64) -> Result<Span, MapError> {
+        let last = off.wrapping_add(len_bytes).wrapping_sub(1);
+        let pa_last = pa.wrapping_add(len_bytes).wrapping_sub(1);
+        let same = (pa | len_bytes) & Self::PAGE_MASK == 0
+            && off <= last
+            && last <= whole.last
+            && pa <= pa_last
+            && pa_last <= self.pa_mask;
+        if same {
+            Ok(Span { off, last, pa })
+        } else {
+            Err(self.changed(whole))
+        }
+    }
+
+    fn all_written(&self, whole: Span, off: u64) -> Result<(), MapError> {
+        if off == whole.last.wrapping_add(1) {
+            Ok(())
+        } else {
+            Err(self.changed(whole))
+        }
+    }
+
+    #[cold]
+    fn changed(&self, whole: Span) -> MapError {
+        MapError::Conflict {
+            iova: self.iova(whole.off),
+        }
+    }
+
+    fn cursor(&self, whole: Span, off: u64) -> Result<Cursor, MapError> {
+        let (table, index) = self
+            .descend_prepared(off, F::PAGE_LG2)
+            .ok_or_else(|| self.changed(whole))?;
+        let entries = if self.top_shift == F::PAGE_LG2 {
+            self.root_mask + 1
+        } else {
+            Self::ENTRIES
+        };
+        let pages = ((whole.last - off) >> F::PAGE_LG2) + 1;
+        let room = (pages as usize).min(entries - index);
+        Ok(Cursor {
+            table,
+            index,
+            room,
+            left: pages - room as u64,
+        })
+    }
 }

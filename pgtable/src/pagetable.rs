@@ -212,12 +212,14 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         Table::new(unsafe { self.pool.memory.phys_to_ptr(phys) })
     }
 
-    /// The table for `off` whose entries span `1 << target`, if every
+    /// The table for `off` whose entries span `1 << target`, and the index in
+    /// it, if every
     /// descriptor on the way is there and needs no attention.
     ///
     /// The caller holds a guard of `self.slots`, and `off` is at most `ia_mask`.
     #[inline(always)]
-    pub(crate) fn descend(&self, off: u64, target: u32) -> Option<Table> {
+    pub(crate) fn descend(&self, off: u64, target: u32) -> Option<(Table, usize)> {
+        let (table_mask, table_want) = (self.table_mask, self.table_want);
         let mut table = self.root;
         let mut shift = self.top_shift;
         let mut index = (off >> shift) as usize;
@@ -225,7 +227,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             // SAFETY: the caller is in a section, and the index is in bounds:
             // of the root because `off` is, of others by the mask.
             let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
-            if descriptor & self.table_mask != self.table_want {
+            if descriptor & table_mask != table_want {
                 return None;
             }
             // SAFETY: a valid table descriptor, read in the section.
@@ -233,13 +235,13 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             shift -= F::INDEX_BITS;
             index = (off >> shift) as usize & (Self::ENTRIES - 1);
         }
-        Some(table)
+        Some((table, index))
     }
 
     /// As [`descend`](Self::descend), for a range whose tables this section has
     /// found or made: `reclaim` may look at them meanwhile, but not take them.
     #[inline(always)]
-    pub(crate) fn descend_prepared(&self, off: u64, target: u32) -> Option<Table> {
+    pub(crate) fn descend_prepared(&self, off: u64, target: u32) -> Option<(Table, usize)> {
         let mut table = self.root;
         let mut shift = self.top_shift;
         let mut index = (off >> shift) as usize;
@@ -254,7 +256,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             shift -= F::INDEX_BITS;
             index = (off >> shift) as usize & (Self::ENTRIES - 1);
         }
-        Some(table)
+        Some((table, index))
     }
 
     /// Whether `descriptor`, in a table whose entries span `1 << shift`, is a
@@ -290,21 +292,19 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let mut table = self.root;
         let mut shift = self.top_shift;
         let mut index = (off >> shift) as usize;
-        loop {
+        let descriptor = loop {
             // SAFETY: in a section of our slots; the index is in bounds: of the
             // root because `off` is, of others by the mask.
             let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
-            if Self::is_leaf(descriptor, shift) {
-                return Some(Self::translation(descriptor, shift, off));
-            }
             if shift == F::PAGE_LG2 || !Self::is_table(descriptor) {
-                return None;
+                break descriptor;
             }
             // SAFETY: a valid table descriptor, read in the section.
             table = unsafe { self.child(descriptor) };
             shift -= F::INDEX_BITS;
             index = (off >> shift) as usize & (Self::ENTRIES - 1);
-        }
+        };
+        Self::is_leaf(descriptor, shift).then(|| Self::translation(descriptor, shift, off))
     }
 
     #[inline(always)]

@@ -32,6 +32,13 @@ macro_rules! flags {
                 if bits & !Self::ALL.0 == 0 { Some($name(bits)) } else { None }
             }
 
+            /// The flags that `bits` stands for, those that mean nothing left
+            /// out.
+            #[inline]
+            pub const fn truncated(bits: $repr) -> Self {
+                $name(bits & Self::ALL.0)
+            }
+
             /// As bits.
             #[inline]
             pub const fn bits(self) -> $repr {

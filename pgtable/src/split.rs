@@ -308,10 +308,9 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             return Err(SplitError::WrongSlots);
         }
         let conflict = SplitError::Conflict { iova: leaf.iova };
-        let table = self
+        let (table, first) = self
             .descend_prepared(leaf.off, leaf.shift)
             .ok_or(conflict)?;
-        let first = self.index(leaf.off, leaf.shift);
         let marked = |table: Table, index: usize| {
             // SAFETY: the leaf stood in these entries; in a section.
             unsafe { self.entry(table, index) }.load(Ordering::Relaxed) == SPLITTING

@@ -4,7 +4,9 @@
 use dmabench_platform::{Iova, PhysAddr, SlotGuard, sync::atomic::Ordering};
 
 use crate::{
-    DetachedTable, Format, PageTable, TableMemory, UnmapError, UnmapSink, format::CONTIGUOUS,
+    DetachedTable, Format, PageTable, TableMemory, UnmapError, UnmapSink,
+    format::{CONTIGUOUS, TABLE_OR_PAGE, VALID},
+    map::Span,
     table::Table,
 };
 
@@ -34,9 +36,8 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         if in_one_table
             && pages < Self::ENTRIES
             && !sink.wants_dirty()
-            && let Some(table) = self.descend(off, F::PAGE_LG2)
+            && let Some((table, first)) = self.descend(off, F::PAGE_LG2)
         {
-            let first = self.index(off, F::PAGE_LG2);
             // SAFETY: `first` is in bounds, and so is the end, because the range
             // lies in one table.
             let whole = unsafe { self.is_whole(table, F::PAGE_LG2, first, pages) };
@@ -48,6 +49,78 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
                 }
                 self.pool.memory.publish();
                 sink.leaves(iova, len_bytes, Self::level_of(F::PAGE_LG2));
+                return Ok(());
+            }
+        }
+        self.unmap_long(off, last, sink)
+    }
+
+    /// The next most frequent: blocks only, or pages only in tables that are not
+    /// covered whole. Anything else goes on to [`unmap_any`](Self::unmap_any).
+    #[inline(never)]
+    fn unmap_long<S: UnmapSink>(
+        &self,
+        off: u64,
+        last: u64,
+        sink: &mut S,
+    ) -> Result<(), UnmapError> {
+        let block = Self::LAST_TABLE_LG2;
+        let inside = (1 << block) - 1;
+        let span = Span { off, last, pa: 0 };
+        let len_bytes = last - off + 1;
+        if sink.wants_dirty() {
+            return self.unmap_any(off, last, sink);
+        }
+        if (off | len_bytes) & inside == 0 {
+            let count = (len_bytes >> block) as usize;
+            let in_one_table = (off ^ last) >> (block + F::INDEX_BITS) == 0;
+            if in_one_table
+                && count < Self::ENTRIES
+                && block <= self.top_shift
+                && let Some((table, first)) = self.descend(off, block)
+            {
+                // SAFETY: `first` is in bounds, and so is the end, because the
+                // range lies in one table.
+                let whole = unsafe {
+                    self.lanes.and_all(table, first, count) & VALID != 0
+                        && self.lanes.or_all(table, first, count) & TABLE_OR_PAGE == 0
+                        && self.cut_run(table, block, first, count).is_none()
+                };
+                if whole {
+                    // SAFETY: as above.
+                    unsafe {
+                        self.lanes.clear(table, first, count);
+                        self.clean(table, first, count);
+                    }
+                    self.pool.memory.publish();
+                    sink.leaves(self.iova(off), len_bytes, Self::level_of(block));
+                    return Ok(());
+                }
+            }
+        } else if span.has_no_whole(block) {
+            let mapped = span.each(block, |part| {
+                let count = ((part.last - part.off) >> F::PAGE_LG2) as usize + 1;
+                self.descend(part.off, F::PAGE_LG2)
+                    // SAFETY: the part lies in one table.
+                    .is_some_and(|(table, first)| unsafe {
+                        self.is_whole(table, F::PAGE_LG2, first, count)
+                    })
+            });
+            if mapped {
+                span.each(block, |part| {
+                    let count = ((part.last - part.off) >> F::PAGE_LG2) as usize + 1;
+                    // Gone only if another caller unmaps the same range.
+                    if let Some((table, first)) = self.descend_prepared(part.off, F::PAGE_LG2) {
+                        // SAFETY: the part lies in one table.
+                        unsafe {
+                            self.lanes.clear(table, first, count);
+                            self.clean(table, first, count);
+                        }
+                    }
+                    true
+                });
+                self.pool.memory.publish();
+                sink.leaves(self.iova(off), len_bytes, Self::level_of(F::PAGE_LG2));
                 return Ok(());
             }
         }

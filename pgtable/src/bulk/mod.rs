@@ -80,7 +80,7 @@ mod tests {
                     }
                     fast.clear(a, first, count);
                     slow.clear(b, first, count);
-                    assert!(fast.all_zero(a, 0, ENTRIES));
+                    assert!(fast.all_zero(a, 0, ENTRIES) && slow.all_zero(b, 0, ENTRIES));
                     for mark in [first, first + count / 2, first + count - 1] {
                         a.entry(mark).store(1 << 63, Ordering::Relaxed);
                         assert!(!fast.all_zero(a, first, count));

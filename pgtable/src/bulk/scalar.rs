@@ -23,22 +23,33 @@ impl Lanes {
     ///
     /// # Safety
     ///
-    /// The entries lie in the table.
+    /// The entries lie in the table, and there is at least one.
     #[inline(always)]
     pub(crate) unsafe fn all_zero(self, table: Table, first: usize, count: usize) -> bool {
+        // SAFETY: as promised.
+        unsafe { self.or_all(table, first, count) == 0 }
+    }
+
+    /// The bits that any of `count` entries from `first` on has.
+    ///
+    /// # Safety
+    ///
+    /// The entries lie in the table, and there is at least one.
+    #[inline(always)]
+    pub(crate) unsafe fn or_all(self, table: Table, first: usize, count: usize) -> u64 {
         let mut any = 0;
         for index in first..first + count {
             // SAFETY: the caller promises that the entry is in the table.
             any |= unsafe { table.entry(index) }.load(Ordering::Relaxed);
         }
-        any == 0
+        any
     }
 
     /// The bits that `count` entries from `first` on have in common.
     ///
     /// # Safety
     ///
-    /// The entries lie in the table.
+    /// The entries lie in the table, and there is at least one.
     #[inline(always)]
     pub(crate) unsafe fn and_all(self, table: Table, first: usize, count: usize) -> u64 {
         let mut common = u64::MAX;
@@ -53,7 +64,7 @@ impl Lanes {
     ///
     /// # Safety
     ///
-    /// The entries lie in the table.
+    /// The entries lie in the table, and there is at least one.
     #[inline(always)]
     pub(crate) unsafe fn fill(
         self,
@@ -75,7 +86,7 @@ impl Lanes {
     ///
     /// # Safety
     ///
-    /// The entries lie in the table.
+    /// The entries lie in the table, and there is at least one.
     #[inline(always)]
     pub(crate) unsafe fn clear(self, table: Table, first: usize, count: usize) {
         for index in first..first + count {

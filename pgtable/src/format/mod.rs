@@ -246,6 +246,7 @@ impl<S: StageKind, G: GranuleKind, A: AddressKind> Format for Lpae<S, G, A> {
         }
     }
 
+    #[inline(always)]
     fn contiguous_lg2(level: Level) -> u32 {
         match (S::HAS_CONTIGUOUS, G::GRANULE, level.get()) {
             (true, Granule::K4, 1..=3) => 4,
@@ -266,6 +267,7 @@ impl<S: StageKind, G: GranuleKind, A: AddressKind> Format for Lpae<S, G, A> {
         Some(if A::LPA2 { attrs & !mask(9, 8) } else { attrs })
     }
 
+    #[inline(always)]
     fn prot(descriptor: u64) -> Prot {
         S::prot(descriptor, A::LPA2)
     }
