@@ -1,5 +1,5 @@
 //! Whole path, wall clock: map and unmap through the public API, strict and
-//! lazy, 4 KiB, 64 KiB, 512 KiB and a list of 32 pages; nanoseconds are per 1024
+//! lazy, 4 KiB, 64 KiB, 512 KiB and lists of single pages; nanoseconds are per 1024
 //! pairs. The lower bound beside each is the stores into the table.
 
 #[path = "whole_path_fixture/mod.rs"]
@@ -7,7 +7,7 @@ mod fixture;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dmabench_dma::Mode;
-use fixture::{Bench, PAIRS, SEGMENTS, Stores};
+use fixture::{Bench, PAIRS, Stores};
 
 fn whole_path(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("whole_path");
@@ -30,19 +30,22 @@ fn whole_path(criterion: &mut Criterion) {
             stores.check();
         });
     }
-    for mode in [Mode::Strict, Mode::lazy()] {
-        group.bench_function(format!("{}/sg-32x4K", mode.name()), |bencher| {
-            let mut bench = Bench::new(mode, 1);
-            let mut pairs = 0;
-            bencher.iter(|| {
-                bench.sg_pairs();
-                pairs += PAIRS;
+    for segments in [1, 32, 128] {
+        for mode in [Mode::Strict, Mode::lazy()] {
+            group.bench_function(format!("{}/sg-{segments}x4K", mode.name()), |bencher| {
+                let mut bench = Bench::new(mode, segments);
+                let mut pairs = 0;
+                bencher.iter(|| {
+                    bench.sg_pairs();
+                    pairs += PAIRS;
+                });
+                bench.check(pairs);
             });
-            bench.check(pairs);
-        });
+        }
     }
+    // The bounds are those of as many pages in one buffer, but for this one.
     group.bench_function("lower-bound/sg-32x4K", |bencher| {
-        let mut stores = Stores::new(SEGMENTS as u64);
+        let mut stores = Stores::new(32);
         bencher.iter(|| stores.pairs());
         stores.check();
     });

@@ -5,7 +5,7 @@
 mod fixture;
 
 use dmabench_dma::Mode;
-use fixture::{Bench, PAIRS, SEGMENTS, Stores};
+use fixture::{Bench, PAIRS, Stores};
 use iai_callgrind::{library_benchmark, library_benchmark_group, main};
 
 fn strict(pages: u64) -> Bench {
@@ -37,8 +37,12 @@ fn pairs(mut bench: Bench) -> Bench {
 }
 
 #[library_benchmark(teardown = check)]
-#[bench::strict_sg(args = (1), setup = strict)]
-#[bench::lazy_sg(args = (1), setup = lazy)]
+#[bench::strict_1(args = (1), setup = strict)]
+#[bench::strict_32(args = (32), setup = strict)]
+#[bench::strict_128(args = (128), setup = strict)]
+#[bench::lazy_1(args = (1), setup = lazy)]
+#[bench::lazy_32(args = (32), setup = lazy)]
+#[bench::lazy_128(args = (128), setup = lazy)]
 fn sg_pairs(mut bench: Bench) -> Bench {
     bench.sg_pairs();
     bench
@@ -48,7 +52,7 @@ fn sg_pairs(mut bench: Bench) -> Bench {
 #[bench::bound_4k(1)]
 #[bench::bound_64k(16)]
 #[bench::bound_512k(128)]
-#[bench::bound_sg(SEGMENTS as u64)]
+#[bench::bound_sg_32(32)]
 fn lower_bound(mut stores: Stores) -> Stores {
     stores.pairs();
     stores

@@ -26,12 +26,23 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             Err(_) => return Err(MapError::Reentered),
         };
         let slot = &mut slot;
+        if matches!(self.mode, ModeState::Passthrough) {
+            return self.pass(slot, device, buffer);
+        }
+        self.map_one(slot, device, buffer, direction)
+    }
+
+    /// One buffer, translated.
+    #[inline(always)]
+    fn map_one(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        device: &Device,
+        buffer: Segment,
+        direction: Direction,
+    ) -> Result<Mapping, MapError> {
         if buffer.len_bytes.wrapping_sub(1) >= device.max_segment_bytes {
             return Err(bad_length(&buffer, 0, device));
-        }
-        if matches!(self.mode, ModeState::Passthrough) {
-            self.check_reach(device, &buffer)?;
-            return Ok(self.mapping(slot, None, Iova(buffer.phys.0), buffer.len_bytes));
         }
         let offset = buffer.phys.0 & F::GRANULE.mask();
         // Far below 2^64: a segment has at most 2^62 bytes.
@@ -42,13 +53,12 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         let range = self.alloc(slot, bytes >> F::GRANULE.lg2(), device)?;
         let first = PhysAddr(buffer.phys.0 - offset);
         let prot = device.prot(direction);
-        if let Err(error) = self.tables.map(slot, range.iova(), first, bytes, prot) {
-            let map = |slot: &SlotGuard<'_>, iova| self.tables.map(slot, iova, first, bytes, prot);
-            return self.map_again(slot, range, error, map).map(|range| {
-                let addr = Iova(range.iova().0 + offset);
-                self.mapping(slot, Some(range), addr, buffer.len_bytes)
-            });
-        }
+        let range = match self.tables.map(slot, range.iova(), first, bytes, prot) {
+            Ok(()) => range,
+            Err(error) => self.map_again(slot, range, error, |slot, iova| {
+                self.tables.map(slot, iova, first, bytes, prot)
+            })?,
+        };
         let addr = Iova(range.iova().0 + offset);
         Ok(self.mapping(slot, Some(range), addr, buffer.len_bytes))
     }
@@ -92,32 +102,38 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         if matches!(self.mode, ModeState::Passthrough) {
             return self.pass_sg(slot, device, segments, out);
         }
+        if let ([segment], [out]) = (segments, &mut *out) {
+            let mapping = self.map_one(slot, device, *segment, direction)?;
+            *out = DmaSegment {
+                addr: mapping.addr(),
+                len_bytes: segment.len_bytes,
+            };
+            return Ok(mapping);
+        }
         let mask = F::GRANULE.mask();
-        // First the places relative to the range, which has no address yet.
+        // First the places relative to the range, which has no address yet, and
+        // all checks at once: whatever is wrong leaves a bit in `wrong`.
         let mut end = 0_u64;
         let mut sum = 0_u64;
-        // All values of `end`: a segment adds a little over 2^62 at most, so
-        // the sum cannot leave 64 bits without one of them showing it.
-        let mut ends = 0_u64;
-        for (index, (segment, out)) in segments.iter().zip(out.iter_mut()).enumerate() {
-            if segment.len_bytes.wrapping_sub(1) >= device.max_segment_bytes {
-                return Err(bad_length(segment, index, device));
-            }
-            let offset = segment.phys.0 & mask;
-            let place = end.wrapping_add(offset);
-            if device.crosses_boundary(place, segment.len_bytes) {
-                return Err(crosses(index, device));
-            }
+        let mut wrong = 0_u64;
+        for (segment, out) in segments.iter().zip(out.iter_mut()) {
+            let place = end.wrapping_add(segment.phys.0 & mask);
+            let before_last = segment.len_bytes.wrapping_sub(1);
+            let last = place.wrapping_add(before_last);
             *out = DmaSegment {
                 addr: Iova(place),
                 len_bytes: segment.len_bytes,
             };
-            end = place.wrapping_add(segment.len_bytes + mask) & !mask;
-            ends |= end;
+            end = (last | mask).wrapping_add(1);
             sum = sum.wrapping_add(segment.len_bytes);
+            wrong |= u64::from(before_last >= device.max_segment_bytes)
+                | ((place ^ last) & !device.boundary_mask)
+                // Lengths up to 2^62 cannot leave 64 bits without one of the
+                // ends showing it.
+                | (end >> 62);
         }
-        if ends >> 62 != 0 {
-            return Err(MapError::TooLong);
+        if wrong != 0 {
+            return Err(what_is_wrong::<F>(device, segments));
         }
         let range = self.alloc(slot, end >> F::GRANULE.lg2(), device)?;
         let prot = device.prot(direction);
@@ -135,8 +151,9 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             Ok(()) => range,
             Err(error) => self.map_again(slot, range, error, map)?,
         };
+        let base = range.iova().0;
         for out in out.iter_mut() {
-            out.addr.0 += range.iova().0;
+            out.addr.0 += base;
         }
         Ok(self.mapping(slot, Some(range), out[0].addr, sum))
     }
@@ -197,20 +214,22 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         Err(MapError::Tables(error))
     }
 
-    fn check_reach(&self, device: &Device, segment: &Segment) -> Result<(), MapError> {
-        let Some(last) = segment.phys.last_byte(segment.len_bytes) else {
-            return Err(MapError::TooLong);
-        };
-        if last.0 > device.last_address.0 {
-            return Err(MapError::BeyondMask { phys: segment.phys });
-        }
-        if (segment.phys.0 ^ last.0) & !device.boundary_mask != 0 {
-            return Err(crosses(0, device));
-        }
-        Ok(())
+    /// Passthrough: the buffer where it is.
+    #[cold]
+    #[inline(never)]
+    fn pass(
+        &self,
+        slot: &SlotGuard<'_>,
+        device: &Device,
+        buffer: Segment,
+    ) -> Result<Mapping, MapError> {
+        check_reach(device, 0, &buffer)?;
+        Ok(self.mapping(slot, None, Iova(buffer.phys.0), buffer.len_bytes))
     }
 
     /// Passthrough: every segment where it is.
+    #[cold]
+    #[inline(never)]
     fn pass_sg(
         &self,
         slot: &SlotGuard<'_>,
@@ -220,17 +239,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     ) -> Result<Mapping, MapError> {
         let mut sum = 0_u64;
         for (index, (segment, out)) in segments.iter().zip(out.iter_mut()).enumerate() {
-            if segment.len_bytes.wrapping_sub(1) >= device.max_segment_bytes {
-                return Err(bad_length(segment, index, device));
-            }
-            self.check_reach(device, segment)
-                .map_err(|error| match error {
-                    MapError::CrossesBoundary { boundary_bytes, .. } => MapError::CrossesBoundary {
-                        index,
-                        boundary_bytes,
-                    },
-                    other => other,
-                })?;
+            check_reach(device, index, segment)?;
             *out = DmaSegment {
                 addr: Iova(segment.phys.0),
                 len_bytes: segment.len_bytes,
@@ -241,6 +250,45 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         }
         Ok(self.mapping(slot, None, Iova(segments[0].phys.0), sum))
     }
+}
+
+/// Whether the device can use a segment at its physical address.
+fn check_reach(device: &Device, index: usize, segment: &Segment) -> Result<(), MapError> {
+    if segment.len_bytes.wrapping_sub(1) >= device.max_segment_bytes {
+        return Err(bad_length(segment, index, device));
+    }
+    let Some(last) = segment.phys.last_byte(segment.len_bytes) else {
+        return Err(MapError::TooLong);
+    };
+    if last.0 > device.last_address.0 {
+        return Err(MapError::BeyondMask { phys: segment.phys });
+    }
+    if (segment.phys.0 ^ last.0) & !device.boundary_mask != 0 {
+        return Err(crosses(index, device));
+    }
+    Ok(())
+}
+
+/// The first thing that is wrong with a list; the checks of `map_sg` one by one.
+#[cold]
+#[inline(never)]
+fn what_is_wrong<F: Format>(device: &Device, segments: &[Segment]) -> MapError {
+    let mask = F::GRANULE.mask();
+    let mut end = 0_u64;
+    for (index, segment) in segments.iter().enumerate() {
+        if segment.len_bytes.wrapping_sub(1) >= device.max_segment_bytes {
+            return bad_length(segment, index, device);
+        }
+        let place = end + (segment.phys.0 & mask);
+        if device.crosses_boundary(place, segment.len_bytes) {
+            return crosses(index, device);
+        }
+        end = (place + segment.len_bytes + mask) & !mask;
+        if end >> 62 != 0 {
+            return MapError::TooLong;
+        }
+    }
+    MapError::TooLong
 }
 
 #[cold]

@@ -15,16 +15,16 @@ use dmabench_platform::{Fences, PhysAddr, Slots};
 pub const PAGE: u64 = 4096;
 /// Pairs in one measured call: four full rings in lazy mode.
 pub const PAIRS: u64 = 1024;
-/// Segments of the scatter list: a 128 KiB read-ahead, page by page.
-pub const SEGMENTS: usize = 32;
+/// The longest scatter list: 512 KiB, page by page.
+pub const SEGMENTS: usize = 128;
 
 /// A domain in use, and what is mapped in it over and over.
 pub struct Bench {
     pub domain: Domain,
     pub device: Device,
     pub buffer: Segment,
-    pub list: [Segment; SEGMENTS],
-    pub out: [DmaSegment; SEGMENTS],
+    pub list: Vec<Segment>,
+    pub out: Vec<DmaSegment>,
     before: BackendCounts,
 }
 
@@ -51,8 +51,10 @@ pub fn unmap(domain: &Domain, mapping: Mapping) -> Result<(), UnmapError> {
 }
 
 impl Bench {
-    /// A warm domain: caches filled, tables there, rings full in lazy mode.
+    /// A warm domain: caches filled, tables there, rings full in lazy mode. For a
+    /// buffer of so many pages, and a list of as many segments (at most 128).
     pub fn new(mode: Mode, pages: u64) -> Self {
+        let segments = pages.min(SEGMENTS as u64);
         let slots = Arc::new(Slots::new(4, Fences::detect()).unwrap());
         let backend = CountingBackend::new(&slots);
         let domain = Domain::new(DomainConfig::new(mode), slots, backend, ()).unwrap();
@@ -64,11 +66,13 @@ impl Bench {
                 len_bytes: pages * PAGE,
             },
             // No two neighbours: each is a piece of its own.
-            list: core::array::from_fn(|i| Segment {
-                phys: PhysAddr(0x1_0000_0000 + 3 * PAGE * i as u64),
-                len_bytes: PAGE,
-            }),
-            out: [DmaSegment::EMPTY; SEGMENTS],
+            list: (0..segments)
+                .map(|i| Segment {
+                    phys: PhysAddr(0x1_0000_0000 + 3 * PAGE * i),
+                    len_bytes: PAGE,
+                })
+                .collect(),
+            out: vec![DmaSegment::EMPTY; SEGMENTS],
             before: BackendCounts::default(),
         };
         let mapping = map(&bench.domain, &bench.device, bench.buffer).unwrap();
@@ -76,6 +80,12 @@ impl Bench {
             let at = dmabench_platform::Iova(mapping.addr().0 + page * PAGE);
             let reached = bench.domain.translate(at).unwrap().paddr;
             assert_eq!(reached.0, bench.buffer.phys.0 + page * PAGE);
+        }
+        unmap(&bench.domain, mapping).unwrap();
+        let mapping = map_sg(&bench.domain, &bench.device, &bench.list, &mut bench.out).unwrap();
+        for (segment, out) in bench.list.iter().zip(&bench.out) {
+            let reached = bench.domain.translate(out.addr).unwrap().paddr;
+            assert_eq!(reached, segment.phys);
         }
         unmap(&bench.domain, mapping).unwrap();
         if matches!(mode, Mode::Lazy(_)) {
