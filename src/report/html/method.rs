@@ -39,8 +39,8 @@ pub(super) fn write(page: &mut String, report: &Report) {
          <dt>Counted: exposure</dt><dd>One pass on a virtual clock, against a software SMMU whose \
          TLB and walk cache never evict. Every request takes the service time of the device \
          below; the device touches every page while it is mapped, and probes the first, a middle \
-         and the last page of each buffer after its unmap until the probe faults. A probe that \
-         reaches memory is a stale access; its age counts from the return of the unmap. The \
+         and the last page of each buffer right after its unmap, after each later request, and just \
+         before and after each flush, until the probe faults. A probe that reaches memory is a stale access; its age counts from the return of the unmap. The \
          flush queue's timer is {}. The final drain does not count. Passthrough has no such \
          figure: its device reaches all memory at all times.</dd>\n\
          <dt>Counted: pages held, translation tables</dt><dd>Largest values of the exposure run. \
@@ -82,7 +82,7 @@ fn sentence(text: &str) -> String {
 fn parameters(page: &mut String, name: &str, parameters: &[Parameter]) {
     put!(
         page,
-        "<div class=\"scroll\"><table class=\"text\">\n<thead><tr><th>{}</th><th>value</th>\
+        "<div class=\"scroll\"><table class=\"text values\">\n<thead><tr><th>{}</th><th>value</th>\
          <th>source</th></tr></thead>\n<tbody>\n",
         escape(name)
     );
