@@ -107,7 +107,7 @@ proptest! {
         model.write32(reg::CR0, 0xd);
         for poke in pokes {
             match poke {
-                Poke::Register(at, value) if at >= 11 && at <= 13 => {
+                Poke::Register(at, value) if (11..=13).contains(&at) => {
                     model.write64(OFFSETS[at], value);
                 }
                 Poke::Register(at, value) => {

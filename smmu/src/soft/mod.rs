@@ -122,7 +122,7 @@ pub use memory::{
     FRAME_BYTES, MemoryConfigError, MemoryFull, PHYS_BITS, SimMemory, SimMemoryConfig,
 };
 pub use model::{ModelConfig, SmmuModel};
-pub use range::{Piece, RangeSupport, SpanIter, Spans, largest_piece, spans, tg_of};
+pub use range::RangeSupport;
 pub use regs::{RegsError, Stage1Regs, Stage2Regs};
 pub use report::{
     Access, Fault, FaultKind, Freshness, Outcome, SoftStats, Stage, Violation, ViolationKind,

@@ -1,17 +1,15 @@
 //! From ranges of addresses to invalidation commands: exact cover, never more
 //! and never less.
 //!
-//! A range command covers `(NUM + 1) * 2^SCALE` granules (Arm IHI 0070,
-//! 4.4.1.1). A run of `n` granules is cut into windows of five binary digits of
-//! `n`, from the top: the fewest commands that cover exactly `n`.
-//! `m * 2^k` granules with `m` up to 32 are one command.
+//! [`range_pieces`] cuts a run of granules into range commands (Arm IHI 0070,
+//! 4.4.1.1); this adds what the commands say beside the number.
 //!
 //! Three traps, each with a defect in somebody's history: TG with NUM, SCALE and
 //! TTL all 0 is illegal, so one granule without a level hint uses TG 0; a level
 //! hint on a table invalidation keeps table entries alive, so those carry none;
 //! SCALE beyond its field removes less than asked, so it is clamped.
 
-use dmabench_flushq::TlbRange;
+use dmabench_flushq::{RangePieces, TlbRange, range_pieces, whole_context_from};
 use dmabench_platform::Granule;
 
 use super::command::Span;
@@ -28,59 +26,14 @@ pub struct RangeSupport {
 
 impl RangeSupport {
     /// The largest SCALE.
-    pub const fn scale_max(self) -> u32 {
+    pub const fn scale_max(self) -> u8 {
         if self.ds { 39 } else { 31 }
     }
 }
 
-/// The next piece of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// SCALE.
-    pub scale: u32,
-    /// How many times `2^scale` granules: NUM + 1, so 1 to 32.
-    pub count: u32,
-}
-
-impl Piece {
-    /// Granules of the piece.
-    pub const fn granules(self) -> u64 {
-        (self.count as u64) << self.scale
-    }
-}
-
-/// The largest piece that does not overshoot `granules`; `None` for 0.
-///
-/// Where several say the same number of granules, the one with the smallest
-/// count: its scale is the position of the lowest digit.
-#[inline]
-pub const fn largest_piece(granules: u64, scale_max: u32) -> Option<Piece> {
-    if granules == 0 {
-        return None;
-    }
-    let digits = 64 - granules.leading_zeros();
-    let mut scale = digits.saturating_sub(5);
-    if scale > scale_max {
-        // Beyond the largest scale: as many as NUM holds.
-        scale = scale_max;
-    }
-    let mut count = granules >> scale;
-    if count > 32 {
-        count = 32;
-    }
-    // Drop zero digits at the bottom, as far as SCALE goes.
-    let zeros = count.trailing_zeros();
-    let room = scale_max - scale;
-    let zeros = if zeros < room { zeros } else { room };
-    Some(Piece {
-        scale: scale + zeros,
-        count: (count >> zeros) as u32,
-    })
-}
-
 /// The spans that invalidate one [`TlbRange`].
 #[derive(Clone, Debug)]
-pub enum Spans {
+pub(super) enum Spans {
     /// Everything in the context instead: without range commands the range has
     /// too many leaves (from one full table on, the limit of Linux).
     WholeContext,
@@ -90,20 +43,27 @@ pub enum Spans {
 
 /// Iterator of [`Spans::ByAddress`].
 #[derive(Clone, Debug)]
-pub struct SpanIter {
+pub(super) struct SpanIter {
     address: u64,
-    /// Left to cover, in steps of `1 << step_lg2` bytes.
-    steps: u64,
-    step_lg2: u32,
+    steps: Steps,
     tg: u8,
     ttl: u8,
     leaf: bool,
-    ranges: bool,
-    scale_max: u32,
+}
+
+#[derive(Clone, Debug)]
+enum Steps {
+    /// Ranges of granules of `1 << granule_lg2` bytes.
+    Ranges {
+        pieces: RangePieces,
+        granule_lg2: u32,
+    },
+    /// `left` single addresses, `1 << step_lg2` bytes apart.
+    Single { left: u64, step_lg2: u32 },
 }
 
 /// TG of a granule (4.4.1).
-pub const fn tg_of(granule: Granule) -> u8 {
+const fn tg_of(granule: Granule) -> u8 {
     match granule {
         Granule::K4 => 1,
         Granule::K16 => 2,
@@ -115,7 +75,7 @@ pub const fn tg_of(granule: Granule) -> u8 {
 ///
 /// The level of the range becomes TTL only if it says something the SMMU can
 /// use: leaves only, a level from 1 on, both ends aligned to that leaf.
-pub fn spans(range: &TlbRange, support: RangeSupport) -> Spans {
+pub(super) fn spans(range: &TlbRange, support: RangeSupport) -> Spans {
     let granule = range.granule;
     let leaf_lg2 = |level: i8| granule.lg2() + (3 - level) as u32 * granule.index_bits();
     let hint = match range.level {
@@ -134,31 +94,28 @@ pub fn spans(range: &TlbRange, support: RangeSupport) -> Spans {
         };
         return Spans::ByAddress(SpanIter {
             address: range.iova.0,
-            steps: range.len_bytes >> granule.lg2(),
-            step_lg2: granule.lg2(),
+            steps: Steps::Ranges {
+                pieces: range_pieces(range.len_bytes >> granule.lg2(), support.scale_max()),
+                granule_lg2: granule.lg2(),
+            },
             tg: tg_of(granule),
             ttl,
             leaf: range.leaf_only,
-            ranges: true,
-            scale_max: support.scale_max(),
         });
     }
     // One command removes the leaf that translates its address, whatever its
     // size; so a known leaf size is the step.
     let step_lg2 = hint.map_or(granule.lg2(), leaf_lg2);
-    let steps = range.len_bytes >> step_lg2;
-    if steps >> granule.index_bits() != 0 {
+    let left = range.len_bytes >> step_lg2;
+    if left >= whole_context_from(granule) {
         return Spans::WholeContext;
     }
     Spans::ByAddress(SpanIter {
         address: range.iova.0,
-        steps,
-        step_lg2,
+        steps: Steps::Single { left, step_lg2 },
         tg: 0,
         ttl: 0,
         leaf: range.leaf_only,
-        ranges: false,
-        scale_max: 0,
     })
 }
 
@@ -167,28 +124,30 @@ impl Iterator for SpanIter {
 
     #[inline]
     fn next(&mut self) -> Option<Span> {
-        let piece = if self.ranges {
-            largest_piece(self.steps, self.scale_max)?
-        } else if self.steps == 0 {
-            return None;
-        } else {
-            Piece { scale: 0, count: 1 }
+        let mut span = Span::single(self.address, self.leaf);
+        let bytes = match &mut self.steps {
+            Steps::Ranges {
+                pieces,
+                granule_lg2,
+            } => {
+                let piece = pieces.next()?;
+                // NUM = SCALE = TTL = 0 is reserved with TG; without, the command
+                // names one address of any granule.
+                if piece.granules() > 1 || self.ttl != 0 {
+                    span.tg = self.tg;
+                    span.ttl = self.ttl;
+                    span.num = piece.count - 1;
+                    span.scale = piece.scale;
+                }
+                piece.granules() << *granule_lg2
+            }
+            Steps::Single { left, step_lg2 } => {
+                *left = left.checked_sub(1)?;
+                1 << *step_lg2
+            }
         };
-        let mut span = Span {
-            address: self.address,
-            leaf: self.leaf,
-            ttl: self.ttl,
-            tg: self.tg,
-            num: (piece.count - 1) as u8,
-            scale: piece.scale as u8,
-        };
-        if span.ttl == 0 && span.num == 0 && span.scale == 0 {
-            // Reserved with TG; without, one address of any granule.
-            span.tg = 0;
-        }
-        self.steps -= piece.granules();
         // Wraps only behind the last piece of a range that ends at the top.
-        self.address = self.address.wrapping_add(piece.granules() << self.step_lg2);
+        self.address = self.address.wrapping_add(bytes);
         Some(span)
     }
 }
@@ -201,70 +160,6 @@ mod tests {
     use dmabench_platform::Iova;
 
     use super::*;
-
-    fn pieces(mut granules: u64, scale_max: u32) -> Vec<Piece> {
-        let mut pieces = Vec::new();
-        while let Some(piece) = largest_piece(granules, scale_max) {
-            assert!(piece.granules() <= granules, "never overshoots");
-            assert!((1..=32).contains(&piece.count) && piece.scale <= scale_max);
-            granules -= piece.granules();
-            pieces.push(piece);
-        }
-        pieces
-    }
-
-    fn one(granules: u64, scale_max: u32) -> (u32, u32) {
-        let pieces = pieces(granules, scale_max);
-        assert_eq!(pieces.len(), 1, "{granules}: {pieces:?}");
-        (pieces[0].scale, pieces[0].count)
-    }
-
-    /// The inputs and results of TF-RMM's `smmuv3_tlbi_tests`.
-    #[test]
-    fn tf_rmm_vectors() {
-        for i in 0..=31 {
-            assert_eq!(one(1 << i, 31), (i, 1));
-        }
-        for (granules, scale_count) in [
-            (6, (1, 3)),
-            (7, (0, 7)),
-            (3, (0, 3)),
-            (10, (1, 5)),
-            (31, (0, 31)),
-            (62, (1, 31)),
-            (124, (2, 31)),
-        ] {
-            assert_eq!(one(granules, 31), scale_count, "{granules}");
-        }
-        assert_eq!(pieces(33, 31).len(), 2);
-        assert_eq!(one(1 << 32, 31), (31, 2));
-        assert_eq!(one(1 << 35, 31), (31, 16));
-        assert_eq!(one(1 << 36, 31), (31, 32));
-        assert_eq!(pieces(1 << 37, 31).len(), 2);
-        assert_eq!(one(1 << 44, 39), (39, 32));
-        assert_eq!(pieces(1 << 45, 39).len(), 2);
-        let mut total = 0;
-        for n in 6..=44 {
-            let all = pieces((1 << n) - 1, 39);
-            let first = all[0];
-            assert_eq!((first.scale, first.count), (n - 5, 31), "2^{n} - 1");
-            total += all.len();
-        }
-        assert_eq!(total, 211);
-    }
-
-    #[test]
-    fn every_number_is_covered_exactly() {
-        for scale_max in [31, 39] {
-            for granules in (1..5000).chain((1 << 40) - 100..(1 << 40) + 100) {
-                let sum: u64 = pieces(granules, scale_max)
-                    .iter()
-                    .map(|p| p.granules())
-                    .sum();
-                assert_eq!(sum, granules);
-            }
-        }
-    }
 
     fn range(granule: Granule, pages: u64, level: Option<i8>, leaf_only: bool) -> TlbRange {
         TlbRange {
