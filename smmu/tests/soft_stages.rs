@@ -144,6 +144,54 @@ fn s1_stage_2_by_address_leaves_combined_entries() {
 }
 
 #[test]
+fn a2_stage_2_by_address_leaves_where_stage_1_tables_were() {
+    for nested_context in [false, true] {
+        let nested = Nested::new();
+        nested.map_page(GUEST + 0x20_5000);
+        assert!(nested.device.probe(IOVA, Access::Write).is_fresh());
+        let context = SmmuContext::Stage2 {
+            vmid: VMID,
+            nested: nested_context,
+        };
+        // The host moves the block that holds the guest's tables elsewhere; the
+        // new place has another page at the next address.
+        let elsewhere = HOST + (1 << 36);
+        for page in 0..3 {
+            let from = HOST + 0x10_0000 + page * 0x1000;
+            for word in 0..512 {
+                let value = nested.memory.read_u64(PhysAddr(from + word * 8));
+                let to = PhysAddr(from - HOST + elsewhere + word * 8);
+                nested.memory.write_u64(to, value).unwrap();
+            }
+        }
+        let next = PhysAddr(elsewhere + 0x10_2008);
+        nested
+            .memory
+            .write_u64(next, (GUEST + 0x30_0000) | PAGE_RW)
+            .unwrap();
+        let level1 = PhysAddr(nested.level1.0 + (GUEST >> 30) * 8);
+        let level2 = nested.memory.read_u64(level1) & !0xfff;
+        let block = PhysAddr(level2);
+        nested
+            .memory
+            .write_u64(block, elsewhere | S2_BLOCK_RW)
+            .unwrap();
+        let moved = dmabench_flushq::TlbRange {
+            len_bytes: 2 << 20,
+            ..everything(GUEST, 1)
+        };
+        nested.smmu.invalidate(None, &context, &[moved]).unwrap();
+        let ticket = nested.smmu.sync_begin(None).unwrap();
+        let _synced = nested
+            .smmu
+            .sync_wait(None, ticket, Timeout::DEFAULT)
+            .unwrap();
+        let outcome = nested.device.probe(Iova(IOVA.0 + 0x1000), Access::Write);
+        assert_eq!(outcome.is_fresh(), nested_context, "{outcome:?}");
+    }
+}
+
+#[test]
 fn upper_tables_serve_upper_addresses() {
     let hand = Hand::new(SoftConfig::default());
     hand.map_pages(0x4000_0000, 0x9000_0000, 1);

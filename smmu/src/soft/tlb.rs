@@ -149,6 +149,8 @@ pub(super) struct WalkEntry {
     pub(super) table: u64,
     /// Rights that everything below has lost.
     pub(super) loses: Rights,
+    /// Nested: `table` is a physical address, stage 2 is behind it.
+    pub(super) resolved: bool,
     /// Number of the step that made the entry.
     pub(super) born: u64,
     /// Its invalidation has completed.

@@ -4,7 +4,7 @@
 use alloc::collections::BTreeMap;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use dmabench_platform::PhysAddr;
+use dmabench_platform::{Granule, PhysAddr};
 
 use super::{
     memory::SimMemory,
@@ -62,6 +62,8 @@ struct Cursor {
     level: i8,
     table: u64,
     loses: Rights,
+    /// Nested: `table` has been through stage 2 already.
+    resolved: bool,
 }
 
 impl Cursor {
@@ -70,6 +72,17 @@ impl Cursor {
             level: geometry.start,
             table: geometry.base,
             loses: Rights::NONE,
+            resolved: false,
+        }
+    }
+
+    /// At the table that a descriptor leads to.
+    fn below(&self, table: u64, loses: Rights) -> Self {
+        Cursor {
+            level: self.level + 1,
+            table,
+            loses: self.loses.or(loses),
+            resolved: false,
         }
     }
 
@@ -204,11 +217,7 @@ pub(super) fn truth(
         let (decoded, descriptor) = fetch(memory, geometry, cursor.level, at, notes)?;
         match decoded {
             Decoded::Table { address, loses } => {
-                cursor = Cursor {
-                    level: cursor.level + 1,
-                    table: address,
-                    loses: cursor.loses.or(loses),
-                };
+                cursor = cursor.below(address, loses);
             }
             Decoded::Leaf(leaf) => {
                 let (rights, _) = admit(geometry, &leaf, cursor.loses, access, descriptor)?;
@@ -240,11 +249,7 @@ pub(super) fn truth_of_stage2(
         let (decoded, descriptor) = fetch(memory, geometry, cursor.level, at, notes)?;
         match decoded {
             Decoded::Table { address, loses } => {
-                cursor = Cursor {
-                    level: cursor.level + 1,
-                    table: address,
-                    loses: cursor.loses.or(loses),
-                };
+                cursor = cursor.below(address, loses);
             }
             Decoded::Leaf(leaf) => {
                 let (rights, _) = admit(geometry, &leaf, cursor.loses, access, descriptor)?;
@@ -321,14 +326,30 @@ impl Caches {
         }
         let mut cursor = self.start(own, geometry, address, notes);
         let (walked, mut end) = loop {
+            let read = Access::Read;
             let mut at = cursor.descriptor(geometry, address);
-            if let Some(second) = &regime.stage2 {
-                let read = Access::Read;
+            if let Some(second) = &regime.stage2
+                && !cursor.resolved
+            {
                 let table = self.answer_of_stage2(memory, vmid, second, at, read, now, notes)?;
                 at = table.target.phys;
             }
-            match self.descend(memory, own, geometry, &cursor, at, address, access, notes)? {
-                Ok(next) => cursor = next,
+            match descend(memory, geometry, &cursor, at, access, notes)? {
+                Ok(mut next) => {
+                    // A 4K table lies in one page of stage 2, so its final
+                    // address may be remembered; a larger one may not.
+                    if let Some(second) = &regime.stage2
+                        && geometry.granule == Granule::K4
+                    {
+                        let ipa = next.table;
+                        let table =
+                            self.answer_of_stage2(memory, vmid, second, ipa, read, now, notes)?;
+                        next.table = table.target.phys;
+                        next.resolved = true;
+                    }
+                    self.remember_table(own, geometry, &next, address);
+                    cursor = next;
+                }
                 Err(walked) => {
                     let offset = address & ((1 << geometry.shift(walked.level)) - 1);
                     let end = walked.leaf.address | offset;
@@ -375,8 +396,11 @@ impl Caches {
         let mut cursor = self.start(tag, geometry, address, notes);
         let walked = loop {
             let at = cursor.descriptor(geometry, address);
-            match self.descend(memory, tag, geometry, &cursor, at, address, access, notes)? {
-                Ok(next) => cursor = next,
+            match descend(memory, geometry, &cursor, at, access, notes)? {
+                Ok(next) => {
+                    self.remember_table(tag, geometry, &next, address);
+                    cursor = next;
+                }
                 Err(walked) => break walked,
             }
         };
@@ -455,66 +479,32 @@ impl Caches {
                     level: level + 1,
                     table: entry.table,
                     loses: entry.loses,
+                    resolved: entry.resolved,
                 }
             }
             _ => Cursor::root(geometry),
         }
     }
 
-    /// One step of a walk: the next table, which is remembered, or the leaf.
-    #[allow(clippy::too_many_arguments, clippy::type_complexity)] // As above.
-    fn descend(
-        &mut self,
-        memory: &SimMemory,
-        tag: Tag,
-        geometry: &Geometry,
-        cursor: &Cursor,
-        at: u64,
-        address: u64,
-        access: Access,
-        notes: &mut Notes,
-    ) -> Result<Result<Cursor, Walked>, Stop> {
-        let (decoded, descriptor) = fetch(memory, geometry, cursor.level, at, notes)?;
-        match decoded {
-            Decoded::Table {
-                address: table,
-                loses,
-            } => {
-                let next = Cursor {
-                    level: cursor.level + 1,
-                    table,
-                    loses: cursor.loses.or(loses),
-                };
-                let born = self.next_step();
-                let entry = WalkEntry {
-                    table,
-                    loses: next.loses,
-                    born,
-                    condemned: false,
-                };
-                let lg2 = geometry.shift(cursor.level);
-                let space = self.spaces.entry(tag).or_default();
-                space.insert_walk(geometry.granule, cursor.level, lg2, address, entry);
-                Ok(Ok(next))
-            }
-            Decoded::Leaf(leaf) => {
-                let (rights, updated) = admit(geometry, &leaf, cursor.loses, access, descriptor)?;
-                if updated != descriptor {
-                    write_flags(memory.word(PhysAddr(at)), descriptor, updated);
-                }
-                let run = geometry.contiguous_lg2(cursor.level);
-                let lg2 = match run {
-                    Some(lg2) if leaf.contiguous => lg2,
-                    _ => geometry.shift(cursor.level),
-                };
-                Ok(Err(Walked {
-                    leaf,
-                    rights,
-                    level: cursor.level,
-                    lg2,
-                }))
-            }
-        }
+    /// Remembers the table that a walk has come to.
+    fn remember_table(&mut self, tag: Tag, geometry: &Geometry, at: &Cursor, address: u64) {
+        let entry = WalkEntry {
+            table: at.table,
+            loses: at.loses,
+            resolved: at.resolved,
+            born: self.next_step(),
+            condemned: false,
+        };
+        // Its descriptor was read one level above.
+        let level = at.level - 1;
+        let space = self.spaces.entry(tag).or_default();
+        space.insert_walk(
+            geometry.granule,
+            level,
+            geometry.shift(level),
+            address,
+            entry,
+        );
     }
 
     #[allow(clippy::too_many_arguments)] // As above.
@@ -541,6 +531,38 @@ impl Caches {
         let space = self.spaces.entry(tag).or_default();
         space.insert(geometry.granule, walked.level, lg2, address, entry);
     }
+}
+
+/// One step of a walk: to the next table, or the leaf.
+#[allow(clippy::type_complexity)] // Two ways on, or none.
+fn descend(
+    memory: &SimMemory,
+    geometry: &Geometry,
+    cursor: &Cursor,
+    at: u64,
+    access: Access,
+    notes: &mut Notes,
+) -> Result<Result<Cursor, Walked>, Stop> {
+    let (decoded, descriptor) = fetch(memory, geometry, cursor.level, at, notes)?;
+    let leaf = match decoded {
+        Decoded::Table { address, loses } => return Ok(Ok(cursor.below(address, loses))),
+        Decoded::Leaf(leaf) => leaf,
+    };
+    let (rights, updated) = admit(geometry, &leaf, cursor.loses, access, descriptor)?;
+    if updated != descriptor {
+        write_flags(memory.word(PhysAddr(at)), descriptor, updated);
+    }
+    let run = geometry.contiguous_lg2(cursor.level);
+    let lg2 = match run {
+        Some(lg2) if leaf.contiguous => lg2,
+        _ => geometry.shift(cursor.level),
+    };
+    Ok(Err(Walked {
+        leaf,
+        rights,
+        level: cursor.level,
+        lg2,
+    }))
 }
 
 /// Hardware update of the access flag and dirty state (IHI 0070, 3.13): only if
