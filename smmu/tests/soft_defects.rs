@@ -97,6 +97,22 @@ fn s1_an_invalidation_without_its_sync_has_done_nothing() {
 }
 
 #[test]
+fn s2_a_buffer_given_back_before_the_sync_is_seen() {
+    let hand = hand();
+    let early = |h: &Hand| {
+        h.invalidate(leaves(IOVA, 16, 3));
+        // The owner fills its memory with something else.
+        h.smmu.declare_gone(&CONTEXT, Iova(IOVA), 16 * 4096);
+        h.memory.write(PhysAddr(PHYS), b"secret").unwrap();
+        let mut read = [0; 6];
+        assert_eq!(h.device.read(Iova(IOVA), &mut read).stale_pages, 1);
+        assert_eq!(&read, b"secret");
+    };
+    assert_eq!(unmap_16(&hand, early, true), 0);
+    assert_eq!(kinds(&hand), [ViolationKind::AfterInvalidation]);
+}
+
+#[test]
 fn a6_a_missed_page_at_the_end_of_a_range_is_seen() {
     let hand = hand();
     let short = |h: &Hand| {

@@ -2,6 +2,8 @@
 //! exactly which descriptor stands where.
 #![allow(dead_code, unreachable_pub)] // Each test binary uses its own part.
 
+pub mod rig;
+
 use std::sync::Arc;
 
 use dmabench_flushq::{TlbBackend, TlbRange};
