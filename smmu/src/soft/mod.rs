@@ -122,7 +122,7 @@ pub use memory::{
     FRAME_BYTES, MemoryConfigError, MemoryFull, PHYS_BITS, SimMemory, SimMemoryConfig,
 };
 pub use model::{ModelConfig, SmmuModel};
-pub use range::RangeSupport;
+pub use range::{RangeSupport, SpanIter, Spans, spans};
 pub use regs::{RegsError, Stage1Regs, Stage2Regs};
 pub use report::{
     Access, Fault, FaultKind, Freshness, Outcome, SoftStats, Stage, Violation, ViolationKind,

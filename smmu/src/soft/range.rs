@@ -33,7 +33,7 @@ impl RangeSupport {
 
 /// The spans that invalidate one [`TlbRange`].
 #[derive(Clone, Debug)]
-pub(super) enum Spans {
+pub enum Spans {
     /// Everything in the context instead: without range commands the range has
     /// too many leaves (from one full table on, the limit of Linux).
     WholeContext,
@@ -43,7 +43,7 @@ pub(super) enum Spans {
 
 /// Iterator of [`Spans::ByAddress`].
 #[derive(Clone, Debug)]
-pub(super) struct SpanIter {
+pub struct SpanIter {
     address: u64,
     steps: Steps,
     tg: u8,
@@ -75,7 +75,7 @@ const fn tg_of(granule: Granule) -> u8 {
 ///
 /// The level of the range becomes TTL only if it says something the SMMU can
 /// use: leaves only, a level from 1 on, both ends aligned to that leaf.
-pub(super) fn spans(range: &TlbRange, support: RangeSupport) -> Spans {
+pub fn spans(range: &TlbRange, support: RangeSupport) -> Spans {
     let granule = range.granule;
     let leaf_lg2 = |level: i8| granule.lg2() + (3 - level) as u32 * granule.index_bits();
     let hint = match range.level {
