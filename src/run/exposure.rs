@@ -2,10 +2,10 @@
 //! software SMMU, on a virtual clock.
 //!
 //! The device uses every page of a request when it is mapped and again after
-//! each flush, so that the SMMU remembers every translation. Each request takes the service time of
-//! a stated storage device; then it is unmapped and the device goes on to use
-//! its old addresses: `watch.rs` says when. The clock stops at the
-//! flush queue's deadlines. The drain at the end does not count.
+//! each flush, so that the SMMU remembers every translation. Each request takes
+//! the service time of a stated storage device; then it is unmapped and the
+//! device goes on to use its old addresses: `watch.rs` says when. The clock
+//! stops at the flush queue's deadlines. The drain at the end does not count.
 
 use std::sync::Arc;
 

@@ -141,7 +141,7 @@ pub fn all(
     let mut found = Found {
         results: Vec::with_capacity(jobs.len()),
         clock,
-        notes: Vec::new(),
+        notes: notes(plan, &clock),
         interrupted: false,
     };
     let mut exposed = exposed.into_iter();
@@ -166,6 +166,28 @@ pub fn all(
     Ok(found)
 }
 
+/// What a reader of the measured figures should know.
+fn notes(plan: &Plan, clock: &TickClock) -> Vec<String> {
+    let info = clock.info();
+    let mut notes = vec![format!(
+        "Each latency contains one pair of readings of {}, {:.0} ns here; CPU time contains none.",
+        info.name, info.cost_ns
+    )];
+    if plan.requests_min < crate::cli::REQUESTS_DEFAULT {
+        notes.push(format!(
+            "Only about {} requests of each workload were timed: p99.9 and max say little.",
+            plan.requests_min
+        ));
+    }
+    if cfg!(debug_assertions) {
+        notes.push(
+            "Built without optimisation: the measured figures say nothing; use --release."
+                .to_owned(),
+        );
+    }
+    notes
+}
+
 fn result(
     workload: &Workload,
     mode: ModeArg,
@@ -179,12 +201,6 @@ fn result(
     let counts = &timing.counts;
     let translated = mode != ModeArg::Passthrough;
     let mut notes = Vec::new();
-    if passes * requests < crate::cli::REQUESTS_DEFAULT {
-        notes.push(format!(
-            "Only {} requests were timed: p99.9 and max say little.",
-            passes * requests
-        ));
-    }
     if let Some(done) = exposed.cut_after {
         notes.push(format!(
             "The exposure run covers the first {done} of {requests} requests."
