@@ -2,6 +2,7 @@
 //!
 //! * [`format`]: commands, tables, events and registers, and what makes them illegal.
 //! * [`queue`]: the command queue, many producers without a lock, and the event queue.
+//! * [`driver`]: attaches streams, invalidates, reports faults.
 //! * [`soft`]: the software SMMU. What it allows, hardware may allow.
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -10,6 +11,7 @@ extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
+pub mod driver;
 pub mod format;
 mod host;
 pub mod queue;

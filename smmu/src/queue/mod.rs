@@ -53,7 +53,7 @@ mod loom_tests;
 mod place;
 mod recovery;
 #[cfg(all(test, not(any(loom, shuttle))))]
-mod testing;
+pub(crate) mod testing;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 mod wait;

@@ -227,6 +227,12 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         reason
     }
 
+    /// Handles a command queue error that is active, for interrupt handlers.
+    /// (Whoever waits does it, too.)
+    pub fn poll_errors(&self) {
+        self.handle_errors();
+    }
+
     /// Looks at `GERROR.CMDQ_ERR` and handles the error if nobody else does.
     #[cold]
     pub(super) fn handle_errors(&self) {

@@ -74,6 +74,10 @@ impl TestDevice {
         self.inner.lock().registers.insert(offset, value);
     }
 
+    pub(crate) fn get_wide(&self, offset: u32) -> u64 {
+        *self.inner.lock().wide.get(&offset).unwrap_or(&0)
+    }
+
     /// The command that is met as number `at` (from 0, repeats counted) meets
     /// this fate `times` times.
     pub(crate) fn doom(&self, at: u64, fate: Fate, times: u32) {
