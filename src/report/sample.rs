@@ -174,6 +174,7 @@ pub(super) fn result(workload: &str, mode: &str, cpu_ns: f64, commands: f64) -> 
         map_curve: curve(1.0),
         unmap_curve: curve(1.2),
         exposure: (!passthrough).then(|| Exposure {
+            requests,
             device_accesses: 4_224,
             probes: 396,
             stale_buffers: if lazy { 132 } else { 0 },

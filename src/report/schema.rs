@@ -334,6 +334,8 @@ pub struct CurvePoint {
 /// every request takes the service time of the stated device. All counted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Exposure {
+    /// Map calls of the exposure run; fewer than in a pass where a long run was cut.
+    pub requests: u64,
     /// Accesses the device made to memory while it was mapped.
     pub device_accesses: u64,
     /// Accesses tried after the unmap.

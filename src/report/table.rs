@@ -2,12 +2,15 @@
 
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, LineStyle, Table, TableStyle, Width};
 
-use super::units::{count, number, time};
+use super::units::{count, number, plural, time};
 use super::verdict::whole_ns;
 use super::{Report, RunResult};
 
 /// Width of the column of workload names.
 const NAME_WIDTH: usize = 16;
+
+/// Notes on single results that are printed; the page has all.
+const NOTES_SHOWN: usize = 4;
 
 /// Stands where a figure does not exist.
 const NONE: &str = "-";
@@ -131,14 +134,26 @@ fn legend(report: &Report) -> String {
             .to_owned(),
     ];
     let notes = report.notes.iter().map(|note| format!("note: {note}"));
-    let result_notes = report.results.iter().flat_map(|result| {
-        let name = format!("{}, {}", result.workload, result.mode);
-        result
-            .notes
-            .iter()
-            .map(move |note| format!("note: {name}: {note}"))
+    let of_results: Vec<_> = report
+        .results
+        .iter()
+        .flat_map(|result| {
+            let name = format!("note: {}, {}", result.workload, result.mode);
+            result
+                .notes
+                .iter()
+                .map(move |note| format!("{name}: {note}"))
+        })
+        .collect();
+    let more = of_results.len().saturating_sub(NOTES_SHOWN);
+    let more = (more > 0).then(|| {
+        format!(
+            "note: {} on single results are on the page",
+            plural(more as u64, "more note")
+        )
     });
-    for line in lines.into_iter().chain(notes).chain(result_notes) {
+    let of_results = of_results.into_iter().take(NOTES_SHOWN).chain(more);
+    for line in lines.into_iter().chain(notes).chain(of_results) {
         for (index, part) in fold(&line, 98).into_iter().enumerate() {
             text.push_str(if index == 0 { "" } else { "  " });
             text.push_str(&part);
@@ -253,6 +268,17 @@ mod tests {
         let text = table(&report);
         assert!(text.contains("?[2J"), "{text}");
         assert!(!text.contains(|letter: char| letter.is_control() && letter != '\n'));
+    }
+
+    #[test]
+    fn many_notes_on_results_are_counted_and_not_all_printed() {
+        let mut report = sample::report();
+        for result in &mut report.results {
+            result.notes.push("few requests".to_owned());
+        }
+        let text = table(&report);
+        assert_eq!(text.matches("few requests").count(), 4);
+        assert!(text.contains("2 more notes on single results"), "{text}");
     }
 
     #[test]

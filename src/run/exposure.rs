@@ -100,10 +100,12 @@ fn run_on(
             Step::Unmap(request) => run.unmap(&workload.requests()[request as usize])?,
         }
     }
-    Ok(Exposed {
-        cut_after,
-        ..run.finish()?
-    })
+    let mut exposed = run.finish()?;
+    exposed.cut_after = cut_after;
+    if let Some(exposure) = &mut exposed.exposure {
+        exposure.requests = mapped;
+    }
+    Ok(exposed)
 }
 
 struct Run<'a> {
@@ -232,6 +234,7 @@ impl Run<'_> {
         }
         Ok(Exposed {
             exposure: Some(Exposure {
+                requests: 0,
                 device_accesses: seen.device_accesses,
                 probes: seen.probes,
                 stale_buffers: seen.stale_buffers,

@@ -125,9 +125,8 @@ fn window_ms(result: &RunResult) -> Option<f64> {
 }
 
 fn stale_per_request(result: &RunResult) -> Option<f64> {
-    result
-        .stale_device_accesses
-        .map(|accesses| accesses as f64 / result.requests as f64)
+    let requests = result.exposure.as_ref()?.requests;
+    Some(result.stale_device_accesses? as f64 / requests as f64)
 }
 
 /// The plots of one workload, the `index`th.
