@@ -38,6 +38,7 @@ type LiveKey = (u64, u32);
 
 struct State<'a> {
     log: &'a Log,
+    has_maps: bool,
     has_unmaps: bool,
     pieces: Pieces,
     live: BTreeMap<LiveKey, Live>,
@@ -50,9 +51,11 @@ struct State<'a> {
 }
 
 pub(super) fn rebuild(log: &Log) -> Rebuilt {
+    let has = |wanted: fn(&Event) -> bool| log.events.iter().any(|l| wanted(&l.event));
     let mut state = State {
         log,
-        has_unmaps: (log.events.iter()).any(|l| matches!(l.event, Event::Unmap { .. })),
+        has_maps: has(|e| matches!(e, Event::Map { .. })),
+        has_unmaps: has(|e| matches!(e, Event::Unmap { .. })),
         pieces: Pieces::default(),
         live: BTreeMap::new(),
         by_phys: HashMap::new(),
@@ -262,8 +265,9 @@ impl State<'_> {
             .collect();
         let Some(&(_, first_device)) = found.first() else {
             // Memory mapped without a `dma:` map line (dma_alloc) has left
-            // pieces; without those, nobody saw it mapped.
-            if self.pieces.drain(start, end).is_empty() {
+            // pieces; without those, nobody saw it mapped. (Without any `map`
+            // line in the trace a `dma:` line has ended it already.)
+            if self.pieces.drain(start, end).is_empty() && self.has_maps {
                 self.unmatched += 1;
             }
             return;

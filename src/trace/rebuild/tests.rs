@@ -166,13 +166,18 @@ fn without_dma_lines_the_requests_come_out_the_same() {
 fn without_iommu_lines_the_dma_lines_are_enough() {
     let shipped = &shipped::ALL[0];
     let text = shipped.text();
-    let only_dma: String = (text.lines())
-        .filter(|l| !l.contains(" IOMMU: "))
-        .map(|l| format!("{l}\n"))
-        .collect();
-    let (whole, rebuilt) = (read(&text), read(&only_dma));
-    assert_eq!(rebuilt.steps(), whole.steps());
-    assert_eq!(rebuilt.bytes(), whole.bytes());
+    let whole = read(&text);
+    for left_out in [" IOMMU: ", ": map: "] {
+        let rest: String = (text.lines())
+            .filter(|l| !l.contains(left_out))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        let rebuilt = read(&rest);
+        assert_eq!(rebuilt.steps(), whole.steps());
+        assert_eq!(rebuilt.bytes(), whole.bytes());
+        assert_eq!(rebuilt.parse.unwrap().unmatched_unmaps, 0);
+        assert!(rebuilt.description.contains("guessed"));
+    }
 }
 
 #[test]
