@@ -9,7 +9,8 @@ use dmabench_platform::{
 };
 
 use crate::{
-    BackendError, Late, RangeCommands, Synced, Ticket, TlbBackend, TlbRange, commands_for,
+    BackendError, CommandCount, Late, RangeCommands, Synced, Ticket, TlbBackend, TlbRange,
+    commands_for,
 };
 
 /// Counts what a [`TlbBackend`] was asked for. Nothing else happens: there is no
@@ -138,6 +139,17 @@ impl CountingBackend {
         sum
     }
 
+    #[inline(never)]
+    fn commands_for_all(&self, ranges: &[TlbRange]) -> CommandCount {
+        let mut sum = CommandCount::default();
+        for range in ranges {
+            let commands = commands_for(range, self.range_commands);
+            sum.by_address += commands.by_address;
+            sum.by_context += commands.by_context;
+        }
+        sum
+    }
+
     /// With a guard of a larger table than the backend was made for, the shared
     /// counters. (With one of another table of the same size counts may get
     /// lost, nothing worse.)
@@ -164,17 +176,15 @@ unsafe impl TlbBackend for CountingBackend {
         ranges: &[TlbRange],
     ) -> Result<(), BackendError> {
         let adder = self.adder(slot);
-        let mut by_address = 0;
-        let mut by_context = 0;
-        for range in ranges {
-            let commands = commands_for(range, self.range_commands);
-            by_address += commands.by_address;
-            by_context += commands.by_context;
-        }
+        let commands = match ranges {
+            // Nearly always.
+            [range] => commands_for(range, self.range_commands),
+            _ => self.commands_for_all(ranges),
+        };
         adder.add(|c| &c.ranges, ranges.len() as u64);
-        adder.add(|c| &c.by_address, by_address);
-        if by_context != 0 {
-            adder.add(|c| &c.by_context, by_context);
+        adder.add(|c| &c.by_address, commands.by_address);
+        if commands.by_context != 0 {
+            adder.add(|c| &c.by_context, commands.by_context);
         }
         Ok(())
     }

@@ -141,17 +141,11 @@ impl<P> UnmapSink for Gather<P> {
     #[inline]
     fn leaves(&mut self, iova: Iova, len_bytes: u64, level: Level) {
         if len_bytes != 0 {
-            self.ranges.add(TlbRange {
-                iova,
-                len_bytes,
-                granule: self.granule,
-                level: Some(level),
-                leaf_only: true,
-            });
+            self.ranges.add_leaves(iova, len_bytes, self.granule, level);
         }
     }
 
-    #[inline]
+    #[cold]
     fn table(&mut self, table: DetachedTable) {
         // No level: with one, the hardware drops table entries above that level
         // only (Arm IHI 0070, 4.4.1).

@@ -2,7 +2,21 @@
 
 use core::mem::MaybeUninit;
 
+use dmabench_pgtable::Level;
+use dmabench_platform::{Granule, Iova};
+
 use crate::TlbRange;
+
+#[inline]
+fn leaves(iova: Iova, len_bytes: u64, granule: Granule, level: Level) -> TlbRange {
+    TlbRange {
+        iova,
+        len_bytes,
+        granule,
+        level: Some(level),
+        leaf_only: true,
+    }
+}
 
 /// Ranges kept apart. An unmap of one mapping gives one range for each change
 /// of level: a run of pages, a run of blocks, a run of pages.
@@ -63,19 +77,33 @@ impl Ranges {
         self.write(index, range);
     }
 
-    /// Adds `new`; from now on the ranges cover it.
+    /// Adds the leaves of one level; from now on the ranges cover them.
+    ///
+    /// In parts, so that the first range of a gather, mostly the only one, is
+    /// written where it stays.
     #[inline]
-    pub(super) fn add(&mut self, new: TlbRange) {
+    pub(super) fn add_leaves(
+        &mut self,
+        iova: Iova,
+        len_bytes: u64,
+        granule: Granule,
+        level: Level,
+    ) {
         if self.len == 0 {
-            self.write(0, new);
+            self.write(0, leaves(iova, len_bytes, granule, level));
             self.len = 1;
         } else {
-            self.add_to_others(new);
+            self.add_more_leaves(iova, len_bytes, granule, level);
         }
     }
 
     #[inline(never)]
-    fn add_to_others(&mut self, new: TlbRange) {
+    fn add_more_leaves(&mut self, iova: Iova, len_bytes: u64, granule: Granule, level: Level) {
+        self.add(leaves(iova, len_bytes, granule, level));
+    }
+
+    /// Adds `new`; from now on the ranges cover it.
+    pub(super) fn add(&mut self, new: TlbRange) {
         // The latest first: walks go upwards.
         for index in (0..self.len).rev() {
             let old = self.as_slice()[index];

@@ -118,6 +118,8 @@ pub struct Slots {
     states: Box<[CachePadded<SlotState>]>,
     fences: Fences,
     asymmetric: bool,
+    /// Slots besides the fallback: one less than there are states.
+    own: usize,
     /// Serialises the users of the fallback slot.
     fallback: Mutex<()>,
     /// Serialises outsiders.
@@ -145,6 +147,7 @@ impl Slots {
         Ok(Slots {
             states: states.into_boxed_slice(),
             asymmetric: fences.is_asymmetric(),
+            own,
             fences,
             fallback: Mutex::new(()),
             outsider: Mutex::new(()),
@@ -191,9 +194,21 @@ impl Slots {
     ///   interrupts that use the core, turn them off around the request.
     #[inline]
     pub unsafe fn enter(&self, own: Option<usize>) -> Result<SlotGuard<'_>, Reentered> {
-        let (index, fallback) = match own {
-            Some(index) if index < self.states.len() - 1 => (SlotIndex(index as u32), None),
-            _ => (self.fallback_index(), Some(self.lock_fallback())),
+        // SAFETY: as promised by the caller.
+        unsafe { self.enter_number(own.unwrap_or(source::NONE)) }
+    }
+
+    /// As [`enter`](Self::enter), with a number beyond the table for no slot.
+    ///
+    /// # Safety
+    ///
+    /// As for [`enter`](Self::enter).
+    #[inline]
+    unsafe fn enter_number(&self, own: usize) -> Result<SlotGuard<'_>, Reentered> {
+        let (index, fallback) = if own < self.own {
+            (SlotIndex(own as u32), None)
+        } else {
+            (self.fallback_index(), Some(self.lock_fallback()))
         };
         // SAFETY: both are indices of the table; the own slot is the caller's
         // alone as promised, and the fallback comes with its lock.
@@ -228,7 +243,7 @@ impl Slots {
     pub fn enter_pinned<'s, P>(&'s self, pin: &'s Pinned<P>) -> Result<SlotGuard<'s>, Reentered> {
         // SAFETY: whoever made the pin promised that the caller alone has this
         // slot while the pin lives, and the guard borrows the pin.
-        unsafe { self.enter(pin.own()) }
+        unsafe { self.enter_number(pin.own()) }
     }
 
     /// Runs `f` while no owner is inside a section of any slot: `f` may touch

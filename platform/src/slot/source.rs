@@ -25,9 +25,14 @@ pub unsafe trait SlotSource: Send + Sync {
 /// The caller's slot, and what keeps the caller on it until dropped.
 #[derive(Debug)]
 pub struct Pinned<P> {
-    own: Option<usize>,
+    /// [`NONE`] for the fallback: beyond every table, so that one comparison
+    /// finds both that and a number the table does not have.
+    own: usize,
     _pin: P,
 }
+
+/// The number of no slot.
+pub(super) const NONE: usize = usize::MAX;
 
 impl<P> Pinned<P> {
     /// The slot `own`, kept by `pin`. `None` sends the caller to the fallback
@@ -37,12 +42,17 @@ impl<P> Pinned<P> {
     ///
     /// What [`SlotSource`] demands holds for `own` until the result is dropped.
     #[inline]
+    #[allow(clippy::manual_unwrap_or, reason = "`unwrap_or` is not const")]
     pub const unsafe fn new(own: Option<usize>, pin: P) -> Self {
+        let own = match own {
+            Some(own) => own,
+            None => NONE,
+        };
         Pinned { own, _pin: pin }
     }
 
     #[inline]
-    pub(super) fn own(&self) -> Option<usize> {
+    pub(super) fn own(&self) -> usize {
         self.own
     }
 }
@@ -52,7 +62,7 @@ impl Pinned<()> {
     #[inline]
     pub const fn fallback() -> Self {
         Pinned {
-            own: None,
+            own: NONE,
             _pin: (),
         }
     }
