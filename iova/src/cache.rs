@@ -65,13 +65,12 @@ impl IovaDomain {
         for last in low.into_iter().chain([wish.last]) {
             let wish = Wish { last, ..wish };
             let found = match wish.class {
-                Some(class) => self.from_caches(slot, class, wish),
-                None => self.from_index(wish),
+                Some(class) => self.take_from_caches(slot, class, wish),
+                None => self.take_from_index(wish),
             };
-            match found {
-                Ok(Some(page)) => return Ok(page),
-                // Only the end of memory or of the space leads on.
-                Ok(None) | Err(NoMemory) => {}
+            // Only the end of the space or of memory leads on.
+            if let Ok(Some(page)) = found {
+                return Ok(page);
             }
             self.open_high();
         }
@@ -87,11 +86,11 @@ impl IovaDomain {
         }
     }
 
-    fn from_index(&self, wish: Wish) -> Result<Option<u64>, NoMemory> {
+    fn take_from_index(&self, wish: Wish) -> Result<Option<u64>, NoMemory> {
         self.space.lock().index.alloc(self.place(wish))
     }
 
-    fn from_caches(
+    fn take_from_caches(
         &self,
         slot: &mut SlotGuard<'_>,
         class: u32,
@@ -116,7 +115,7 @@ impl IovaDomain {
             self.refill(pair, class, wish)
         } else {
             // Addresses beyond the limit stay for others.
-            self.from_index(wish)
+            self.take_from_index(wish)
         }
     }
 
@@ -124,7 +123,7 @@ impl IovaDomain {
     fn refill(&self, pair: &mut Pair, class: u32, wish: Wish) -> Result<Option<u64>, NoMemory> {
         if !pair.has_loaded() {
             let Some(magazine) = self.depots[class as usize].lock().take_empty() else {
-                return self.from_index(wish);
+                return self.take_from_index(wish);
             };
             let none = pair.load(magazine);
             debug_assert!(!none.exists());

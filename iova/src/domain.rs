@@ -422,10 +422,11 @@ impl IovaDomain {
 /// for 0.
 #[inline(always)]
 fn class_of(size_pages: u64) -> u32 {
-    match size_pages.wrapping_mul(2).wrapping_sub(1).checked_ilog2() {
-        Some(class) => class,
-        None => u64::BITS,
-    }
+    size_pages
+        .wrapping_mul(2)
+        .wrapping_sub(1)
+        .checked_ilog2()
+        .unwrap_or(u64::BITS)
 }
 
 /// Figures of a domain; exact when no call is under way.

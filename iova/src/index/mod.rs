@@ -27,7 +27,7 @@ mod tests;
 
 use core::{fmt, ptr::NonNull};
 
-use bits::below;
+use bits::{OrderByte, below};
 pub(crate) use node::NoMemory;
 use node::{Node, child_lg2, child_of, whole};
 pub(crate) use search::{Place, ceil_lg2};
@@ -302,25 +302,19 @@ impl Index {
         let low = start as u32 & (below(LEAF_LG2) as u32);
         let high = low + size as u32;
         let (at, bit) = ((low >> 6) as usize, low & 63);
-        let leaf_at = self.path[1];
-        let leaf = self.node_mut(leaf_at);
-        if high <= (low & !63) + 64 {
+        let before = self.byte_over_leaf();
+        let leaf = self.node_mut(self.path[1]);
+        let summary = if high <= (low & !63) + 64 {
             let mask = below(size as u32) << bit;
-            let was = leaf.orders[at];
             let pages = leaf.word(at);
             debug_assert_eq!(pages & mask, if free { 0 } else { mask });
+            let was = leaf.orders[at];
             leaf.set_word(at, pages ^ mask);
             let is = leaf.orders[at];
             if was == is {
                 return;
             }
-            // What says something larger of the leaf is another word.
-            if self.height > 1 {
-                let above = self.node(self.path[2]).orders[child_of(self.path_page, 2)];
-                if was.max(is) < above.min(whole(1)) {
-                    return;
-                }
-            }
+            leaf.summary_after(1, before, was, is)
         } else {
             for at in (low >> 6)..=((high - 1) >> 6) {
                 let word = at << 6;
@@ -329,25 +323,43 @@ impl Index {
                 debug_assert_eq!(pages & mask, if free { 0 } else { mask });
                 leaf.set_word(at as usize, pages ^ mask);
             }
+            leaf.summary(1)
+        };
+        if summary != before {
+            self.tell_above(before, summary);
         }
-        self.tell_above();
     }
 
-    /// Brings the bytes over the leaf of the path up to date.
+    /// What the node above says of the leaf of the path; 0 if there is none
+    /// above.
     #[inline]
-    fn tell_above(&mut self) {
-        for height in 1..self.height {
-            let summary = self.node(self.path[height as usize]).summary(height);
-            let at = child_of(self.path_page, height + 1);
-            let parent = self.path[height as usize + 1];
-            let byte = &mut self.node_mut(parent).orders[at];
-            if *byte == summary {
-                return;
-            }
-            *byte = summary;
-            if summary == whole(height + 1) {
+    fn byte_over_leaf(&self) -> OrderByte {
+        if self.height == 1 {
+            return 0;
+        }
+        self.node(self.path[2]).orders[child_of(self.path_page, 2)]
+    }
+
+    /// Brings the bytes over the leaf of the path up to date, after its byte
+    /// changed.
+    fn tell_above(&mut self, mut was: OrderByte, mut is: OrderByte) {
+        for height in 2..=self.height {
+            let at = child_of(self.path_page, height);
+            if is == whole(height) {
                 self.idle = true;
             }
+            let node = self.path[height as usize];
+            self.node_mut(node).orders[at] = is;
+            if height == self.height {
+                return;
+            }
+            let over = self.path[height as usize + 1];
+            let above = self.node(over).orders[child_of(self.path_page, height + 1)];
+            let summary = self.node(node).summary_after(height, above, was, is);
+            if summary == above {
+                return;
+            }
+            (was, is) = (above, summary);
         }
     }
 

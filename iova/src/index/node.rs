@@ -95,6 +95,29 @@ impl Node {
         }
     }
 
+    /// [`summary`](Self::summary), where it was `before` until one child's byte
+    /// went from `was` to `is`.
+    #[inline]
+    pub(super) fn summary_after(
+        &self,
+        height: u32,
+        before: OrderByte,
+        was: OrderByte,
+        is: OrderByte,
+    ) -> OrderByte {
+        let whole = whole(height);
+        if was.max(is) < whole {
+            // Runs of whole children are as they were.
+            if is > was {
+                return before.max(is);
+            }
+            if was < before {
+                return before;
+            }
+        }
+        self.summary(height)
+    }
+
     /// The free pages of child `at` of a node of height 1.
     #[inline]
     pub(super) fn word(&self, at: usize) -> u64 {

@@ -19,10 +19,7 @@ pub(crate) struct Place {
     pub(crate) policy: Policy,
 }
 
-/// Free runs looked at before a search settles for a place that is certain.
-/// More finds tighter places and costs more; `runs_tried_*` in the docs.
-const TRIES: u32 = 4;
-/// As above for `Policy::BestFit`, which is for small spaces.
+/// Free runs a best fit is chosen from.
 const TRIES_BEST_FIT: u32 = 256;
 
 /// What one walk down looks for: an aligned free block of `1 << order` pages
@@ -106,20 +103,19 @@ impl Index {
         let mut visited = 0;
         let end = place.last.saturating_add(1).min(self.end());
         let order = ceil_lg2(place.size);
-        let found = if place.size.is_power_of_two() && place.align_lg2 == order {
-            // Any block of this order will do, and no other place.
-            self.block(
-                Wanted {
-                    order,
-                    align_lg2: order,
-                    from: 0,
-                    end,
-                    policy: place.policy,
-                },
-                &mut visited,
-            )
-        } else {
+        let found = if !place.size.is_power_of_two() || place.align_lg2 != order {
             self.find_among_runs(place, end, &mut visited)
+        } else if place.policy == Policy::BestFit {
+            let wanted = Wanted {
+                order,
+                align_lg2: order,
+                from: 0,
+                end,
+                policy: place.policy,
+            };
+            self.block(&wanted, &mut visited)
+        } else {
+            self.aligned_block(order, end, place.policy, &mut visited)
         };
         self.effort.searches += 1;
         self.effort.nodes_visited += visited;
@@ -130,8 +126,9 @@ impl Index {
         found
     }
 
-    /// Any size, any alignment: looks at free runs, first a few, then at blocks
-    /// large enough for certain, then at all runs that are left.
+    /// Any size, any alignment: takes a block large enough for certain, and only
+    /// where there is none goes through all free runs. (A best fit looks at
+    /// runs first.)
     fn find_among_runs(&self, place: Place, end: u64, visited: &mut u64) -> Option<u64> {
         let Place {
             size,
@@ -140,15 +137,16 @@ impl Index {
             ..
         } = place;
         let floor = size.ilog2();
-        // Any place that fits contains a free block of this order.
-        let order = if align_lg2 >= floor {
-            floor
+        // Any place that fits contains a free block of this order, at its start
+        // if the alignment is larger.
+        let (order, block_lg2) = if align_lg2 >= floor {
+            (floor, align_lg2)
         } else {
-            (size + (1 << align_lg2)).ilog2() - 1
+            let order = (size + (1 << align_lg2)).ilog2() - 1;
+            (order, order)
         };
-        let block_lg2 = order.max(if align_lg2 >= floor { align_lg2 } else { 0 });
         // Runs are gone through in order of address.
-        let order_of_runs = match policy {
+        let runs_policy = match policy {
             Policy::HighestFirst => Policy::HighestFirst,
             _ => Policy::LowestFirst,
         };
@@ -157,31 +155,21 @@ impl Index {
             align_lg2: block_lg2,
             from: 0,
             end,
-            policy: order_of_runs,
+            policy: runs_policy,
         };
-        let tries = if policy == Policy::BestFit {
-            TRIES_BEST_FIT
-        } else {
-            TRIES
-        };
-        if let Some(start) = self.some_run(place, &mut wanted, end, tries, visited) {
+        if policy == Policy::BestFit
+            && let Some(start) = self.some_run(place, &mut wanted, end, TRIES_BEST_FIT, visited)
+        {
             return Some(start);
         }
-        // A block of this order has room for certain.
         let certain = ceil_lg2(size).max(align_lg2);
-        let block = Wanted {
-            order: certain,
-            align_lg2: certain,
-            from: 0,
-            end,
-            policy,
-        };
-        if let Some(start) = self.block(block, visited) {
+        if let Some(start) = self.aligned_block(certain, end, runs_policy, visited) {
             return Some(match policy {
                 Policy::HighestFirst => (start + (1 << certain) - size) >> align_lg2 << align_lg2,
                 _ => start,
             });
         }
+        core::hint::cold_path();
         self.some_run(place, &mut wanted, end, u32::MAX, visited)
     }
 
@@ -207,7 +195,7 @@ impl Index {
             if wanted.from >= wanted.end {
                 break;
             }
-            let Some(block) = self.block(*wanted, visited) else {
+            let Some(block) = self.block(wanted, visited) else {
                 break;
             };
             let after = block + (1 << wanted.order);
@@ -253,11 +241,153 @@ impl Index {
             end,
             policy: Policy::LowestFirst,
         };
-        self.block(wanted, &mut 0)
+        self.block(&wanted, &mut 0)
+    }
+
+    /// The highest aligned free block of `1 << order` pages anywhere: one walk
+    /// down, in which no byte promises too much.
+    #[inline]
+    fn highest_block(&self, order: u32, visited: &mut u64) -> Option<u64> {
+        let least = order as u8 + 1;
+        let (mut node, mut height, mut base) = (self.root(), self.height, 0);
+        let mut on_path = self.path_low <= 1;
+        let mut fits = at_least(&node.orders, least);
+        while order < child_lg2(height) {
+            *visited += 1;
+            // Only the root can disappoint.
+            let at = fits.checked_ilog2()?;
+            base |= u64::from(at) << child_lg2(height);
+            if height == 1 {
+                let runs = aligned_runs(node.word(at as usize), order);
+                return Some(base + u64::from(runs.checked_ilog2()?));
+            }
+            on_path = on_path && at as usize == child_of(self.path_page, height);
+            // Two loads that do not wait for each other, instead of one that
+            // waits for the node above.
+            let child = if on_path {
+                self.path[height as usize - 1]
+            } else {
+                core::hint::cold_path();
+                node.child(at as usize)
+            };
+            if child.is_null() {
+                core::hint::cold_path();
+                return Some(base + ((1 << child_lg2(height)) - (1 << order)));
+            }
+            node = self.node(child);
+            height -= 1;
+            fits = at_least(&node.orders, least);
+        }
+        *visited += 1;
+        let runs = aligned_runs(node.whole_children(height), order - child_lg2(height));
+        Some(base + (u64::from(runs.checked_ilog2()?) << child_lg2(height)))
+    }
+
+    /// The highest (or lowest) aligned free block of `1 << order` pages below
+    /// `end`. One walk down; at most one more where `end` cuts a node.
+    #[inline]
+    fn aligned_block(
+        &self,
+        order: u32,
+        end: u64,
+        policy: Policy,
+        visited: &mut u64,
+    ) -> Option<u64> {
+        if order > child_lg2(self.height + 1) {
+            return None;
+        }
+        let highest = policy == Policy::HighestFirst;
+        if end == self.end() && highest {
+            return self.highest_block(order, visited);
+        }
+        let pick = |bits: u64| {
+            if highest {
+                bits.ilog2()
+            } else {
+                bits.trailing_zeros()
+            }
+        };
+        let least = order as u8 + 1;
+        let (mut node, mut height, mut base) = (self.root(), self.height, 0);
+        let mut on_path = self.path_low <= 1;
+        // Where to go on if the child that `end` cuts has no such block below it.
+        let mut instead: Option<(&Node, u32, u64, u64)> = None;
+        loop {
+            *visited += 1;
+            let lg2 = child_lg2(height);
+            let room = end - base;
+            let found = if order >= lg2 {
+                let allowed = below((room >> lg2).min(64) as u32);
+                let runs = aligned_runs(node.whole_children(height) & allowed, order - lg2);
+                if runs != 0 {
+                    return Some(base + (u64::from(pick(runs)) << lg2));
+                }
+                None
+            } else {
+                let mut fits = at_least(&node.orders, least);
+                if room >> lg2 < 64 {
+                    let cut = (room >> lg2) as u32;
+                    let uncut = fits & below(cut);
+                    let in_cut = room & below(lg2) != 0 && fits >> cut & 1 != 0;
+                    if in_cut && highest && uncut != 0 {
+                        instead = Some((node, height, base, uncut));
+                    }
+                    fits = uncut | u64::from(in_cut) << cut;
+                }
+                (fits != 0).then_some(fits)
+            };
+            let mut fits = match (found, instead.take_if(|_| found.is_none())) {
+                (Some(fits), _) => fits,
+                (None, Some((other, at_height, at_base, fits))) => {
+                    (node, height, base) = (other, at_height, at_base);
+                    on_path = false;
+                    fits
+                }
+                (None, None) => return None,
+            };
+            loop {
+                let at = pick(fits) as usize;
+                let lg2 = child_lg2(height);
+                let first = base + ((at as u64) << lg2);
+                let block = if height == 1 {
+                    let pages = node.word(at) & below((end - first).min(64) as u32);
+                    let runs = aligned_runs(pages, order);
+                    (runs != 0).then(|| first + u64::from(pick(runs)))
+                } else {
+                    on_path = on_path && at == child_of(self.path_page, height);
+                    // Two loads that do not wait for each other, instead of one
+                    // that waits for the node above.
+                    let child = if on_path {
+                        self.path[height as usize - 1]
+                    } else {
+                        core::hint::cold_path();
+                        node.child(at)
+                    };
+                    if !child.is_null() {
+                        (node, height, base) = (self.node(child), height - 1, first);
+                        break;
+                    }
+                    let high = end.min(first + (1 << lg2));
+                    let start = if highest {
+                        (high >> order << order).saturating_sub(1 << order)
+                    } else {
+                        first
+                    };
+                    (start >= first && start + (1 << order) <= high).then_some(start)
+                };
+                if block.is_some() {
+                    return block;
+                }
+                // Only below the cut can the bytes have promised too much.
+                let (other, at_height, at_base, left) = instead.take()?;
+                (node, height, base, fits) = (other, at_height, at_base, left);
+                on_path = false;
+            }
+        }
     }
 
     #[inline]
-    fn block(&self, wanted: Wanted, visited: &mut u64) -> Option<u64> {
+    fn block(&self, wanted: &Wanted, visited: &mut u64) -> Option<u64> {
         if wanted.align_lg2 > child_lg2(self.height + 1) || wanted.from >= wanted.end {
             return None;
         }
@@ -278,7 +408,7 @@ impl Index {
         node: &Node,
         height: u32,
         base: u64,
-        wanted: Wanted,
+        wanted: &Wanted,
         on_path: bool,
         visited: &mut u64,
     ) -> Option<u64> {
@@ -347,7 +477,7 @@ fn tightest_child(node: &Node, mut least: u8, fits: u64) -> u32 {
 
 /// Searches the 64 pages from `first` on, free where set.
 #[inline]
-fn block_in_word(pages: u64, first: u64, wanted: Wanted) -> Option<u64> {
+fn block_in_word(pages: u64, first: u64, wanted: &Wanted) -> Option<u64> {
     let pages = pages & wanted.overlapped(0, first);
     let mut runs = wanted.aligned(aligned_runs(pages, wanted.order), 0, first);
     if runs == 0 {
@@ -360,7 +490,7 @@ fn block_in_word(pages: u64, first: u64, wanted: Wanted) -> Option<u64> {
 }
 
 /// Searches a wholly free child, `1 << lg2` pages from `first` on.
-fn block_in_nothing(first: u64, lg2: u32, wanted: Wanted) -> Option<u64> {
+fn block_in_nothing(first: u64, lg2: u32, wanted: &Wanted) -> Option<u64> {
     let low = wanted.from.max(first);
     let high = wanted.end.min(first + (1 << lg2));
     let align = below(wanted.align_lg2);
