@@ -90,7 +90,7 @@ impl IovaDomain {
         self.space.lock().index.alloc(self.place(wish))
     }
 
-    fn take_from_caches(
+    pub(crate) fn take_from_caches(
         &self,
         slot: &mut SlotGuard<'_>,
         class: u32,

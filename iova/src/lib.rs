@@ -43,10 +43,14 @@ mod domain;
 mod error;
 mod index;
 mod live;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod magazine;
 mod number;
 mod range;
 mod raw;
+#[cfg(all(test, shuttle))]
+mod shuttle_tests;
 mod trim;
 
 pub use config::{Align, AllocRequest, CachedSizes, IovaConfig, Policy};

@@ -22,7 +22,7 @@ pub enum Fences {
     /// barrier on both sides. Made by [`Fences::single_cpu`].
     SingleCpu(SingleCpu),
     /// No light fence at all: the variant that the models must see fail.
-    #[cfg(all(test, loom))]
+    #[cfg(loom)]
     LightMissing,
     /// Linux `membarrier(2)`, `PRIVATE_EXPEDITED`. Made by
     /// [`Fences::detect`], which registers the process first.
@@ -80,7 +80,7 @@ impl Fences {
     /// Whether the light side is a compiler barrier only.
     #[inline]
     pub const fn is_asymmetric(&self) -> bool {
-        #[cfg(all(test, loom))]
+        #[cfg(loom)]
         if matches!(self, Fences::LightMissing) {
             return true;
         }
@@ -96,7 +96,7 @@ impl Fences {
             Fences::Symmetric => fence(Ordering::SeqCst),
             Fences::Custom(CustomFence(heavy)) => heavy(),
             Fences::SingleCpu(_) => core::sync::atomic::compiler_fence(Ordering::SeqCst),
-            #[cfg(all(test, loom))]
+            #[cfg(loom)]
             Fences::LightMissing => fence(Ordering::SeqCst),
             #[cfg(feature = "std")]
             Fences::Membarrier(registered) => registered.issue(),

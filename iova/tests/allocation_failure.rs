@@ -1,0 +1,194 @@
+//! Every allocation of memory fails once: the Nth, for N = 0, 1, 2 and so on,
+//! until a whole history needs none further. A failed call changes nothing, and
+//! freeing never needs memory. (As Linux's `iommufd_fail_nth`.)
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    sync::Arc,
+};
+
+use dmabench_iova::*;
+use dmabench_platform::{Fences, Granule, Iova, SlotGuard, Slots, TimeNs};
+
+struct Failing;
+
+thread_local! {
+    /// Allocations on this thread until one fails; none fails while negative.
+    static UNTIL_FAILURE: Cell<i64> = const { Cell::new(-1) };
+    static FAILED: Cell<bool> = const { Cell::new(false) };
+}
+
+// SAFETY: hands every call on to the system's allocator, or refuses it.
+unsafe impl GlobalAlloc for Failing {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let left = UNTIL_FAILURE.get();
+        UNTIL_FAILURE.set(left.saturating_sub(1).max(-1));
+        if left == 0 {
+            FAILED.set(true);
+            return core::ptr::null_mut();
+        }
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Failing = Failing;
+
+/// Runs `f` with the `nth` allocation failing; whether one did.
+fn failing_at<R>(nth: i64, f: impl FnOnce() -> R) -> (R, bool) {
+    FAILED.set(false);
+    UNTIL_FAILURE.set(nth);
+    let result = f();
+    UNTIL_FAILURE.set(-1);
+    (result, FAILED.get())
+}
+
+fn domain() -> IovaDomain {
+    let slots = Arc::new(Slots::new(1, Fences::Symmetric).unwrap());
+    let config = IovaConfig::new(Granule::K4, Iova(0x1000), Iova((1 << 44) - 1));
+    IovaDomain::new(config, slots).unwrap()
+}
+
+/// Sizes that need magazines, nodes of several heights, and edges on both ends.
+const SIZES: [u64; 9] = [1, 3, 64, 100, 512, 513, 5000, 300_000, 20_000_001];
+
+/// A history; the first error, if any. Everything it got is freed again.
+fn history(domain: &IovaDomain, held: &mut Vec<IovaRange>) -> Result<(), AllocError> {
+    let mut slot = domain.slots().enter_fallback();
+    let mut result = Ok(());
+    for round in 0..3 {
+        for size in SIZES {
+            let align = if round == 0 {
+                Align::None
+            } else {
+                Align::Natural
+            };
+            let limit = Iova((1 << (44 - round * 2)) - 1);
+            match domain.alloc(&mut slot, size, &AllocRequest { limit, align }) {
+                Ok(range) => held.push(range),
+                Err(error) => result = Err(error),
+            }
+        }
+    }
+    result
+}
+
+fn free_all(domain: &IovaDomain, slot: &mut SlotGuard<'_>, held: &mut Vec<IovaRange>) {
+    for range in held.drain(..) {
+        domain.free(slot, range).expect("freeing cannot fail");
+    }
+}
+
+#[test]
+fn an_allocation_that_fails_anywhere_changes_nothing() {
+    let mut failures = 0;
+    for nth in 0.. {
+        let domain = domain();
+        let mut held = Vec::with_capacity(100);
+        let (result, failed) = failing_at(nth, || history(&domain, &mut held));
+        if let Err(error) = result {
+            assert_eq!(error, AllocError::NoMemory, "allocation {nth}");
+        }
+        let live: u64 = held.iter().map(IovaRange::len_bytes).sum();
+        assert!(domain.stats().live_bytes >= live);
+        free_all(&domain, &mut domain.slots().enter_fallback(), &mut held);
+        assert_eq!(domain.stats().live_bytes, 0, "allocation {nth}");
+        domain.drain();
+        let stats = domain.stats();
+        assert_eq!(stats.free_bytes, stats.space_bytes, "allocation {nth}");
+        assert_eq!(stats.largest_free_run_bytes, stats.space_bytes);
+        // The domain is as good as new.
+        history(&domain, &mut held).unwrap();
+        free_all(&domain, &mut domain.slots().enter_fallback(), &mut held);
+        if !failed {
+            break;
+        }
+        failures += 1;
+    }
+    assert!(
+        failures > 30,
+        "only {failures} points of failure were reached"
+    );
+}
+
+#[test]
+fn freeing_needs_no_memory_wherever_an_allocation_fails() {
+    let mut failures = 0;
+    for nth in 0.. {
+        let domain = domain();
+        // More than two magazines hold, so that frees reach the depot.
+        let mut held: Vec<IovaRange> = {
+            let mut slot = domain.slots().enter_fallback();
+            let request = AllocRequest::default();
+            (0..600)
+                .map(|i| domain.alloc(&mut slot, SIZES[i % 7], &request).unwrap())
+                .collect()
+        };
+        let ((), failed) = failing_at(nth, || {
+            free_all(&domain, &mut domain.slots().enter_fallback(), &mut held);
+            domain.trim(TimeNs(0));
+            domain.trim(TimeNs(1 << 40));
+            domain.drain();
+        });
+        let stats = domain.stats();
+        assert_eq!(stats.free_bytes, stats.space_bytes, "allocation {nth}");
+        if !failed {
+            break;
+        }
+        failures += 1;
+    }
+    assert!(failures > 0, "no magazine was allocated");
+}
+
+#[test]
+fn reserve_that_fails_anywhere_changes_nothing() {
+    let mut failures = 0;
+    for nth in 0.. {
+        let domain = domain();
+        let before = domain.stats();
+        let (result, failed) = failing_at(nth, || {
+            domain.reserve(Iova(0x12_3456_7000), Iova(0x89_abcd_efff))
+        });
+        if !failed {
+            result.unwrap();
+            break;
+        }
+        failures += 1;
+        assert_eq!(result, Err(ReserveError::NoMemory));
+        let after = domain.stats();
+        assert_eq!(before.free_bytes, after.free_bytes);
+        assert_eq!(
+            before.memory_bytes, after.memory_bytes,
+            "a node was left behind"
+        );
+        domain
+            .reserve(Iova(0x12_3456_7000), Iova(0x89_abcd_efff))
+            .unwrap();
+    }
+    assert!(
+        failures >= 5,
+        "only {failures} points of failure were reached"
+    );
+}
+
+#[test]
+fn an_export_that_fails_hands_the_range_back() {
+    let domain = domain();
+    let mut slot = domain.slots().enter_fallback();
+    let range = domain
+        .alloc(&mut slot, 1, &AllocRequest::default())
+        .unwrap();
+    let (result, failed) = failing_at(0, || domain.into_raw(range));
+    assert!(failed);
+    let error = result.unwrap_err();
+    assert_eq!(error.reason, IntoRawReason::NoMemory);
+    let (iova, size) = domain.into_raw(error.range).unwrap();
+    domain.free_raw(&mut slot, iova, size).unwrap();
+}
