@@ -12,6 +12,7 @@ use dmabench_platform::{Iova, SlotGuard, sync::atomic::Ordering};
 
 use crate::{
     Format, PageTable, Quirks, TableMemory, UnmapError, UnmapSink,
+    fault::{Fault, broken},
     format::{CONTIGUOUS, DBM, READ_ONLY},
     table::Table,
 };
@@ -131,6 +132,10 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             if marks == DirtyMarks::Keep {
                 return true;
             }
+            if broken(Fault::ClearByOr) {
+                entry.fetch_or(READ_ONLY, Ordering::AcqRel);
+                return true;
+            }
             // Not a plain OR: on an entry that an unmap has just cleared it
             // would leave a bit behind.
             match entry.compare_exchange(
@@ -171,7 +176,14 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let mut index = first;
         while index < first + count {
             // SAFETY: as promised.
-            let was = unsafe { self.entry(table, index) }.swap(0, Ordering::AcqRel);
+            let entry = unsafe { self.entry(table, index) };
+            let was = if broken(Fault::TakeByStore) {
+                let was = entry.load(Ordering::Relaxed);
+                entry.store(0, Ordering::Relaxed);
+                was
+            } else {
+                entry.swap(0, Ordering::AcqRel)
+            };
             let run = run_of(was).min(first + count - index);
             let mut dirty = is_dirty(was);
             for i in index + 1..index + run {

@@ -34,8 +34,11 @@ mod config;
 mod detached;
 mod dirty;
 mod error;
+mod fault;
 pub mod format;
 mod level;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod map;
 mod map_sg;
 mod memory;

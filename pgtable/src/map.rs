@@ -5,6 +5,7 @@ use dmabench_platform::{Iova, PhysAddr, SlotGuard, sync::atomic::Ordering};
 
 use crate::{
     Format, MapError, PageTable, Prot, TableMemory,
+    fault::{Fault, broken},
     format::{CLEANED, CONTIGUOUS, FROZEN, TABLE_OR_PAGE, VALID},
     pool::NoTable,
     table::Table,
@@ -437,6 +438,11 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
                 }
                 continue;
             }
+            if broken(Fault::IgnoreParked) && seen & (FROZEN | VALID) == FROZEN {
+                entry.store(0, Ordering::Relaxed);
+                seen = 0;
+                continue;
+            }
             if seen & FROZEN != 0 {
                 // `reclaim` is looking at the table, or has taken it out of
                 // service and waits for an invalidation. Taking it back makes
@@ -485,7 +491,13 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let descriptor = F::encode_oa(new.phys.0) | self.table_attrs();
         // SAFETY: the callers pass an index in bounds, in a section.
         let entry = unsafe { self.entry(table, index) };
-        match entry.compare_exchange(0, descriptor, Ordering::AcqRel, Ordering::Acquire) {
+        let installed = if broken(Fault::InstallByStore) {
+            entry.store(descriptor, Ordering::Release);
+            Ok(0)
+        } else {
+            entry.compare_exchange(0, descriptor, Ordering::AcqRel, Ordering::Acquire)
+        };
+        match installed {
             Ok(_) => {
                 self.pool.counters.live.fetch_add(1, Ordering::Relaxed);
                 if !self.config.coherent {

@@ -27,6 +27,7 @@ use dmabench_platform::{Iova, PhysAddr, TimeNs, sync::atomic::Ordering};
 
 use crate::{
     DetachedTable, DetachedTables, Format, Level, PageTable, TableMemory, TableStats,
+    fault::{Fault, broken},
     format::{CLEANED, FROZEN, VALID},
     table::Table,
 };
@@ -222,7 +223,9 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     ) -> Result<(), E> {
         // Sections that began before the freeze may still fill the tables;
         // those that begin after it see `FROZEN`.
-        self.slots.synchronize();
+        if !broken(Fault::NoGracePeriod) {
+            self.slots.synchronize();
+        }
         let found = batch.len() as u64;
         batch.retain(|candidate| {
             let frozen = candidate.descriptor | FROZEN;

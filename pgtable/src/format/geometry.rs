@@ -23,7 +23,7 @@ impl Geometry {
     }
 
     /// As few levels as resolve `ias` bits.
-    pub(super) fn plain<F: Format>(ias: u32) -> Self {
+    pub(crate) fn plain<F: Format>(ias: u32) -> Self {
         let index_bits = ias - F::PAGE_LG2;
         let levels = index_bits.div_ceil(F::INDEX_BITS).max(1);
         Geometry {

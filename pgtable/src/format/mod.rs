@@ -85,7 +85,7 @@ pub trait Format: sealed::Sealed + Copy + Send + Sync + fmt::Debug + 'static {
     fn geometry(ias: u32, oas: u32) -> Geometry;
 }
 
-mod sealed {
+pub(crate) mod sealed {
     pub trait Sealed {}
 }
 

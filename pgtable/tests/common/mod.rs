@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 pub mod arena;
+pub mod model;
 
 use dmabench_pgtable::{
     CreateError, DetachedTable, DetachedTables, Format, HeapTables, Level, MapError, PageTable,

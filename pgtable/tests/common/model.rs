@@ -1,0 +1,408 @@
+//! A table beside its model, a map of pages, driven by bytes: the property test
+//! makes them up, the fuzzer evolves them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use dmabench_pgtable::{DirtyMarks, Format, MapError, Prot, Quirks, TableConfig, UnmapError};
+use dmabench_platform::{Iova, PhysAddr};
+
+use super::{Fixture, arena::Arena};
+
+/// Bytes as a source of choices; zeroes when they run out.
+pub struct Choices<'a>(pub &'a [u8]);
+
+impl Choices<'_> {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn byte(&mut self) -> u64 {
+        match self.0.split_first() {
+            Some((first, rest)) => {
+                self.0 = rest;
+                u64::from(*first)
+            }
+            None => 0,
+        }
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        (self.byte() << 8 | self.byte()) % end
+    }
+}
+
+/// What the model knows of a page.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Page {
+    pa: u64,
+    prot: Prot,
+}
+
+pub struct Machine<F: Format> {
+    f: Fixture<F, Arc<Arena>>,
+    arena: Arc<Arena>,
+    model: BTreeMap<u64, Page>,
+    /// The window, so placed that it crosses tables of two levels.
+    base: u64,
+    pages: u64,
+    page: u64,
+}
+
+impl<F: Format> Machine<F> {
+    pub fn new(config: TableConfig) -> Self {
+        let arena = Arc::new(Arena::new(0x1000_0000, 16 << 20));
+        let f = Fixture::<F, _>::with_memory(config, arena.clone()).unwrap();
+        let page = 1_u64 << F::PAGE_LG2;
+        let block = page << F::INDEX_BITS;
+        let (first, last) = f.table.input_range();
+        // The middle of the space: the border of two root entries.
+        let middle = first.0 + (last.0 - first.0) / 2 + 1;
+        let pages = 3 << F::INDEX_BITS;
+        Machine {
+            f,
+            arena,
+            model: BTreeMap::new(),
+            base: middle - block - 5 * page,
+            pages,
+            page,
+        }
+    }
+
+    fn range(&self, choices: &mut Choices<'_>) -> (u64, u64) {
+        let start = match choices.byte() % 4 {
+            // Where blocks and runs begin.
+            0 => 5 + (choices.byte() % 3 << F::INDEX_BITS),
+            1 => 5 + (choices.below(self.pages) & !31),
+            _ => choices.below(self.pages),
+        };
+        let count = match choices.byte() % 6 {
+            0 => 1 << F::INDEX_BITS,
+            1 => 128 >> (choices.byte() % 4),
+            2 => choices.below(self.pages) + 1,
+            _ => choices.byte() % 40 + 1,
+        };
+        (start, count)
+    }
+
+    fn prot(choices: &mut Choices<'_>) -> Prot {
+        Prot::truncated(choices.byte() as u8 & 0x3f) | Prot::READ
+    }
+
+    /// What the table should say a mapping grants.
+    fn as_granted(&self, prot: Prot) -> Prot {
+        let quirks = self.f.table.config().quirks;
+        F::prot(F::attrs(prot, quirks).unwrap() | 3)
+    }
+
+    pub fn step(&mut self, choices: &mut Choices<'_>) {
+        match choices.byte() % 16 {
+            0..=3 => self.map(choices),
+            4 | 5 => self.map_sg(choices),
+            6..=11 => self.unmap(choices),
+            12 => self.reclaim(choices),
+            13 => self.split(choices),
+            14 => self.dirty(choices),
+            _ => self.fail_memory(choices),
+        }
+        self.check_words();
+    }
+
+    fn first_taken(&self, start: u64, count: u64) -> Option<u64> {
+        self.model
+            .range(start..start + count)
+            .next()
+            .map(|(page, _)| *page)
+    }
+
+    fn iova(&self, page: u64) -> u64 {
+        self.base + page * self.page
+    }
+
+    fn map(&mut self, choices: &mut Choices<'_>) {
+        let (start, count) = self.range(choices);
+        let prot = Self::prot(choices);
+        // Half the time aligned with the IOVA, so that blocks and runs fit.
+        let skew = if choices.byte() & 1 == 0 {
+            0
+        } else {
+            choices.byte()
+        };
+        let pa = (self.iova(start) & ((1 << 30) - 1)) + skew * self.page;
+        let result = self.f.map(self.iova(start), pa, count * self.page, prot);
+        self.after_map(result, start, &[(pa, count)], prot);
+    }
+
+    fn map_sg(&mut self, choices: &mut Choices<'_>) {
+        let start = choices.below(self.pages);
+        let prot = Self::prot(choices);
+        let mut pieces = Vec::new();
+        let mut next = 0;
+        for _ in 0..choices.byte() % 12 + 1 {
+            let count = match choices.byte() % 8 {
+                0 => 1 << F::INDEX_BITS,
+                1 => 16,
+                n => n,
+            };
+            // Sometimes a piece goes on where the last one ended.
+            let pa = match choices.byte() % 3 {
+                0 => next,
+                _ => choices.below(1 << 14) * self.page,
+            };
+            next = pa + count * self.page;
+            pieces.push((pa, count));
+        }
+        let bytes: Vec<_> = pieces.iter().map(|(pa, n)| (*pa, n * self.page)).collect();
+        let result = self.f.map_sg(self.iova(start), &bytes, prot);
+        if let Ok(len) = result {
+            assert_eq!(len, bytes.iter().map(|piece| piece.1).sum::<u64>());
+        }
+        self.after_map(result.map(|_| ()), start, &pieces, prot);
+    }
+
+    /// A5: all or nothing.
+    fn after_map(
+        &mut self,
+        result: Result<(), MapError>,
+        start: u64,
+        pieces: &[(u64, u64)],
+        prot: Prot,
+    ) {
+        let count = pieces.iter().map(|(_, count)| count).sum();
+        match (result, self.first_taken(start, count)) {
+            (Ok(()), None) => {
+                let prot = self.as_granted(prot);
+                let mut at = start;
+                for (pa, count) in pieces {
+                    for i in 0..*count {
+                        let pa = pa + i * self.page;
+                        self.model.insert(at, Page { pa, prot });
+                        at += 1;
+                    }
+                }
+                self.check(start, count);
+            }
+            (Err(MapError::Exists { iova }), Some(taken)) => {
+                // A block in the way may be named where the range meets it.
+                assert!(iova.0 <= self.iova(taken));
+                self.check(start, count);
+            }
+            (Err(MapError::OutOfTables), _) => self.check(start, count),
+            other => panic!("map of {count} pages at {start}: {other:?}"),
+        }
+    }
+
+    fn unmap(&mut self, choices: &mut Choices<'_>) {
+        let (mut start, mut count) = self.range(choices);
+        // Often exactly what one leaf or several hold.
+        if choices.byte() % 4 > 0
+            && let Some((page, _)) = self.model.range(start..).next()
+        {
+            start = *page;
+            count = 1;
+            let leaf = self.f.translation(self.iova(start)).unwrap();
+            start -= (self.iova(start) & (leaf.page_bytes - 1)) / self.page;
+            for _ in 0..choices.byte() % 64 {
+                match self.f.translation(self.iova(start + count - 1)) {
+                    Some(leaf) => {
+                        let at = self.iova(start + count - 1) & !(leaf.page_bytes - 1);
+                        count = (at + leaf.page_bytes - self.iova(start)) / self.page + 1;
+                    }
+                    None => break,
+                }
+            }
+            count = (count - 1).max(1);
+        }
+        let whole = (start..start + count).all(|page| self.model.contains_key(&page));
+        let cut = [start, start + count - 1].into_iter().any(|page| {
+            self.f.translation(self.iova(page)).is_some_and(|leaf| {
+                let first = self.iova(page) & !(leaf.page_bytes - 1);
+                first < self.iova(start) || first + leaf.page_bytes > self.iova(start + count)
+            })
+        });
+        let before = self.f.table.stats();
+        match self.f.unmap(self.iova(start), count * self.page) {
+            Ok(log) => {
+                assert!(whole && !cut);
+                // A6: what the sink heard is the range, each byte once.
+                let mut leaves = log.leaves;
+                leaves.sort();
+                let mut at = self.iova(start);
+                for (iova, len, _) in leaves {
+                    assert_eq!(iova, at);
+                    at += len;
+                }
+                assert_eq!(at, self.iova(start + count));
+                for page in start..start + count {
+                    self.model.remove(&page);
+                }
+                let after = self.f.table.stats();
+                assert_eq!(before.live - after.live, log.tables.len() as u64);
+            }
+            Err(UnmapError::NotMapped { iova }) => {
+                assert!(!whole, "{iova} is mapped");
+                let page = (iova.0 - self.base) / self.page;
+                assert!(!self.model.contains_key(&page));
+            }
+            Err(UnmapError::PartOfLeaf { .. }) => assert!(cut),
+            Err(other) => panic!("unmap of {count} pages at {start}: {other:?}"),
+        }
+        self.check(start, count);
+    }
+
+    fn reclaim(&mut self, choices: &mut Choices<'_>) {
+        let fails = choices.byte() % 4 == 0;
+        let before = self.f.table.stats();
+        // SAFETY: no walker reads these tables.
+        let result = unsafe {
+            self.f.table.reclaim(choices.byte() % 4, |spans| {
+                assert!(!spans.is_empty());
+                if fails { Err(()) } else { Ok(()) }
+            })
+        };
+        let after = self.f.table.stats();
+        match result {
+            Ok(done) => {
+                assert_eq!(before.live - after.live, done.unlinked);
+                assert_eq!(after.limbo, 0);
+                if self.model.is_empty() {
+                    assert_eq!(after.live, 0);
+                }
+            }
+            // A11: nothing is lost.
+            Err(()) => assert_eq!(before.live, after.live),
+        }
+        assert_eq!((after.detached, after.lost), (0, 0));
+        self.check(0, self.pages);
+    }
+
+    fn split(&mut self, choices: &mut Choices<'_>) {
+        let page = choices.below(self.pages);
+        let slot = self.f.slots.enter_fallback();
+        let table = &self.f.table;
+        let Ok(broken) = table.break_leaf(&slot, Iova(self.iova(page))) else {
+            drop(slot);
+            return self.check(page, 1);
+        };
+        let (at, len) = (broken.iova(), broken.len_bytes());
+        assert_eq!(table.translate(&slot, at), None);
+        // Nobody maps into a leaf that is being split.
+        let into = table.map(&slot, at, PhysAddr(0), self.page, Prot::READ);
+        assert!(matches!(into, Err(MapError::Exists { .. })), "{into:?}");
+        if choices.byte() % 3 == 0 {
+            table.unbreak(&slot, broken).unwrap();
+        } else {
+            // SAFETY: there is no TLB.
+            let invalid = unsafe { broken.synced() };
+            table.make(&slot, invalid).unwrap();
+            let leaf = table.translate(&slot, at).unwrap();
+            assert!(leaf.page_bytes < len);
+        }
+        drop(slot);
+        let first = (at.0.max(self.base) - self.base) / self.page;
+        self.check(first, len / self.page);
+    }
+
+    fn dirty(&mut self, choices: &mut Choices<'_>) {
+        let slot = self.f.slots.enter_fallback();
+        let marks = if choices.byte() & 1 == 0 {
+            DirtyMarks::Keep
+        } else {
+            DirtyMarks::Clear
+        };
+        let (first, last) = self.f.table.input_range();
+        let tracked = self.f.table.config().quirks.contains(Quirks::ARM_HD);
+        let all = last.0 - first.0 + 1;
+        let mut told = 0;
+        let read = self
+            .f
+            .table
+            .read_dirty(&slot, first, all, marks, |iova, len| {
+                assert!(self.model.contains_key(&((iova.0 - self.base) / self.page)));
+                told += len;
+            });
+        assert_eq!(read.is_ok(), tracked);
+        if marks == DirtyMarks::Clear && tracked {
+            let again = self.f.table.read_dirty(&slot, first, all, marks, |_, _| ());
+            assert_eq!(again, Ok(0));
+        }
+        drop(slot);
+        self.check(0, self.pages);
+    }
+
+    /// The next allocations fail for a while.
+    fn fail_memory(&mut self, choices: &mut Choices<'_>) {
+        let budget = choices.byte() % 4;
+        self.arena.set_budget(Some(budget as i64));
+        for _ in 0..3 {
+            self.map(choices);
+        }
+        self.arena.set_budget(None);
+    }
+
+    fn check(&self, start: u64, count: u64) {
+        let slot = self.f.slots.enter_fallback();
+        for page in start.saturating_sub(2)..start + count + 2 {
+            let found = self.f.table.translate(&slot, Iova(self.iova(page) + 7));
+            let found = found.map(|t| Page {
+                pa: t.paddr.0 - 7,
+                prot: t.prot,
+            });
+            assert_eq!(found, self.model.get(&page).copied(), "page {page}");
+        }
+    }
+
+    /// A7: no descriptor has a bit that the format does not define, and every
+    /// table that is allocated is accounted for.
+    fn check_words(&self) {
+        let stats = self.f.table.stats();
+        let counted = 1 + stats.live + stats.detached + stats.limbo + stats.spare;
+        assert_eq!(self.arena.live_tables() as u64, counted);
+        let address = F::encode_oa(F::decode_oa(u64::MAX));
+        // Attributes, DBM, contiguous, never-execute; of tables NSTable and the
+        // software bits.
+        let leaf = address | 0xfff | 1 << 51 | 1 << 52 | 3 << 53;
+        let table = address | 3 | 1 << 63 | 1 << 55 | 1 << 56;
+        for word in self.arena.live_words() {
+            if word & 1 == 1 {
+                let defined = leaf | table;
+                assert_eq!(word & !defined, 0, "{word:#x}");
+            }
+        }
+    }
+
+    /// Unmaps everything, frees everything.
+    pub fn end(mut self) {
+        self.check(0, self.pages + 4096);
+        let mut choices = Choices(&[]);
+        let entries: Vec<_> = {
+            let slot = self.f.slots.enter_fallback();
+            let (first, last) = self.f.table.input_range();
+            self.f.table.entries(&slot, first, last).collect()
+        };
+        let total: u64 = entries
+            .iter()
+            .map(|entry| entry.len_bytes / self.page)
+            .sum();
+        assert_eq!(total, self.model.len() as u64);
+        for entry in entries {
+            self.f.unmap(entry.iova.0, entry.len_bytes).unwrap();
+        }
+        self.model.clear();
+        choices.0 = &[1, 0];
+        self.reclaim(&mut choices);
+        self.check_words();
+        let arena = self.arena.clone();
+        drop(self.f);
+        assert_eq!(arena.live_tables(), 0);
+    }
+}
+
+/// Runs the bytes on one format.
+pub fn run<F: Format>(config: TableConfig, bytes: &[u8]) {
+    let mut machine = Machine::<F>::new(config);
+    let mut choices = Choices(bytes);
+    while !choices.is_empty() {
+        machine.step(&mut choices);
+    }
+    machine.end();
+}
