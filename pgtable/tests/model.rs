@@ -39,6 +39,13 @@ proptest! {
     }
 }
 
+#[test]
+#[should_panic(expected = "page ")]
+fn the_model_sees_a_changed_descriptor() {
+    let mut machine = common::model::Machine::<S1K4>::new(TableConfig::new(48, 48));
+    machine.corrupt(&mut common::model::Choices(&[3, 0, 9, 3, 0]));
+}
+
 proptest! {
     // Their windows hold thousands of pages.
     #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]

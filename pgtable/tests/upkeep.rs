@@ -40,7 +40,9 @@ fn a10_a_gib_of_pages_over_16_gib_in_random_order_leaves_the_root_alone() {
     let slot = f.slots.enter_fallback();
     for i in 0..count {
         let iova = Iova(place(i));
-        f.table.map(&slot, iova, PhysAddr(i * PAGE), PAGE, RW).unwrap();
+        f.table
+            .map(&slot, iova, PhysAddr(i * PAGE), PAGE, RW)
+            .unwrap();
     }
     let full = f.table.stats();
     assert_eq!(full.live, 8192 + 16 + 1);
@@ -270,7 +272,12 @@ fn a_contiguous_run_is_split_and_a_split_is_undone() {
     assert!(!entry.contiguous);
     assert_eq!(entry.paddr.0, 0x1_7abc);
     let single = f.table.break_leaf(&slot, Iova(0x1_7000)).unwrap_err();
-    assert_eq!(single, SplitError::Smallest { iova: Iova(0x1_7000) });
+    assert_eq!(
+        single,
+        SplitError::Smallest {
+            iova: Iova(0x1_7000)
+        }
+    );
     let none = f.table.break_leaf(&slot, Iova(0)).unwrap_err();
     assert_eq!(none, SplitError::NotMapped { iova: Iova(0) });
 }
@@ -283,7 +290,10 @@ fn a_split_without_memory_changes_nothing() {
     let slot = f.slots.enter_fallback();
     let error = f.table.break_leaf(&slot, Iova(BLOCK)).unwrap_err();
     assert_eq!(error, SplitError::OutOfTables);
-    assert_eq!(f.table.translate(&slot, Iova(BLOCK)).unwrap().page_bytes, BLOCK);
+    assert_eq!(
+        f.table.translate(&slot, Iova(BLOCK)).unwrap().page_bytes,
+        BLOCK
+    );
 }
 
 /// What hardware does on the first write through a clean entry.
@@ -310,9 +320,11 @@ fn dirty_marks_over_pages_blocks_and_runs() {
     let read = |marks, iova, len| {
         let slot = f.slots.enter_fallback();
         let mut told = Vec::new();
-        let result = f.table.read_dirty(&slot, Iova(iova), len, marks, |iova, len| {
-            told.push((iova.0, len));
-        });
+        let result = f
+            .table
+            .read_dirty(&slot, Iova(iova), len, marks, |iova, len| {
+                told.push((iova.0, len));
+            });
         result.map(|_| told)
     };
     let all = [(0x1000, PAGE), (0x1_0000, 0x1_0000), (BLOCK, BLOCK)];
@@ -325,17 +337,26 @@ fn dirty_marks_over_pages_blocks_and_runs() {
     // A mark on any entry of a run stands for the run.
     for entry in [0x1_0000, 0x1_3000, 0x1_f000] {
         hardware_write(&arena, entry);
-        assert_eq!(read(DirtyMarks::Clear, 0, BLOCK).unwrap(), [(0x1_0000, 0x1_0000)]);
+        assert_eq!(
+            read(DirtyMarks::Clear, 0, BLOCK).unwrap(),
+            [(0x1_0000, 0x1_0000)]
+        );
         assert_eq!(read(DirtyMarks::Keep, 0, BLOCK).unwrap(), []);
     }
     // A range that cuts a leaf has no mark of its own.
     let cut = read(DirtyMarks::Clear, 0x1_0000, PAGE).unwrap_err();
-    assert!(matches!(cut, DirtyError::Range(UnmapError::PartOfLeaf { .. })));
+    assert!(matches!(
+        cut,
+        DirtyError::Range(UnmapError::PartOfLeaf { .. })
+    ));
     // The dump says it.
     hardware_write(&arena, BLOCK);
     let slot = f.slots.enter_fallback();
     let dump = f.table.dump(&slot).to_string();
-    assert!(dump.contains("level 2      1 x 2M READ|WRITE dirty"), "{dump}");
+    assert!(
+        dump.contains("level 2      1 x 2M READ|WRITE dirty"),
+        "{dump}"
+    );
     assert_eq!(dump.matches("dirty").count(), 1);
     drop(slot);
     // An unmap that asks is told the last marks.
@@ -358,9 +379,15 @@ fn dirty_marks_over_pages_blocks_and_runs() {
     hardware_write(&arena, 0x1_5000);
     let mut wants = Wants::default();
     let slot = f.slots.enter_fallback();
-    f.table.unmap(&slot, Iova(BLOCK), BLOCK, &mut wants).unwrap();
-    f.table.unmap(&slot, Iova(0x1_0000), 0x1_0000, &mut wants).unwrap();
-    f.table.unmap(&slot, Iova(0x1000), PAGE, &mut wants).unwrap();
+    f.table
+        .unmap(&slot, Iova(BLOCK), BLOCK, &mut wants)
+        .unwrap();
+    f.table
+        .unmap(&slot, Iova(0x1_0000), 0x1_0000, &mut wants)
+        .unwrap();
+    f.table
+        .unmap(&slot, Iova(0x1000), PAGE, &mut wants)
+        .unwrap();
     assert_eq!(wants.1, [(BLOCK, BLOCK), (0x1_0000, 0x1_0000)]);
     assert_eq!(wants.0.leaves.len(), 3);
 }
@@ -375,7 +402,9 @@ fn a_dirty_block_is_split_into_dirty_pages() {
         let mut count = 0;
         let range = (Iova(BLOCK), 2 * BLOCK);
         let told = |_, _| count += 1;
-        f.table.read_dirty(&slot, range.0, range.1, DirtyMarks::Clear, told).unwrap();
+        f.table
+            .read_dirty(&slot, range.0, range.1, DirtyMarks::Clear, told)
+            .unwrap();
         count
     };
     assert_eq!(read(), 2);
@@ -392,7 +421,9 @@ fn a_dirty_block_is_split_into_dirty_pages() {
 fn tables_without_tracking_say_so() {
     let f: Fixture<S2K4> = Fixture::new(TableConfig::new(48, 48));
     let slot = f.slots.enter_fallback();
-    let read = f.table.read_dirty(&slot, Iova(0), PAGE, DirtyMarks::Keep, |_, _| ());
+    let read = f
+        .table
+        .read_dirty(&slot, Iova(0), PAGE, DirtyMarks::Keep, |_, _| ());
     assert_eq!(read, Err(DirtyError::NotTracked));
 }
 
@@ -401,11 +432,15 @@ fn the_dump_shows_each_run_of_like_entries_once() {
     let (f, _) = plain();
     f.map(0x1000, 0x9000, 3 * PAGE, Prot::READ).unwrap();
     f.map(0x4000, 0xc000, PAGE, RW).unwrap();
-    f.map(1 << 30, 1 << 30, (1 << 30) + BLOCK, RW | Prot::CACHE).unwrap();
+    f.map(1 << 30, 1 << 30, (1 << 30) + BLOCK, RW | Prot::CACHE)
+        .unwrap();
     let slot = f.slots.enter_fallback();
     let dump = f.table.dump(&slot).to_string();
     let lines: Vec<_> = dump.lines().collect();
-    assert_eq!(lines[0], "root 0x10000000 level 0 entries 512, 48 bits in, 48 out, granule 4 KiB");
+    assert_eq!(
+        lines[0],
+        "root 0x10000000 level 0 entries 512, 48 bits in, 48 out, granule 4 KiB"
+    );
     assert_eq!(
         lines[1],
         "0x0000000000001000-0x0000000000003fff -> 0x0000000009000 level 3      3 x 4K READ"

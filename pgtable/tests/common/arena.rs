@@ -81,6 +81,16 @@ impl Arena {
         &self.words[self.skew + ((phys.0 - self.base) / 8) as usize]
     }
 
+    /// Words there are, used or not.
+    pub fn table_words(&self) -> usize {
+        (self.state.lock().unwrap().next / 8) as usize
+    }
+
+    /// A word by its number.
+    pub fn word_at(&self, index: usize) -> &AtomicU64 {
+        &self.words[self.skew + index]
+    }
+
     /// Every word of every live table.
     pub fn live_words(&self) -> Vec<u64> {
         let state = self.state.lock().unwrap();

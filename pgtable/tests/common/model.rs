@@ -370,6 +370,23 @@ impl<F: Format> Machine<F> {
         }
     }
 
+    /// Changes the address in a live leaf behind the table's back: what the
+    /// model must see.
+    pub fn corrupt(&mut self, choices: &mut Choices<'_>) {
+        while self.model.is_empty() {
+            self.map(choices);
+        }
+        for index in 0..self.arena.table_words() {
+            let word = self.arena.word_at(index);
+            let value = word.load(std::sync::atomic::Ordering::Relaxed);
+            // The address of a leaf of the window; tables lie elsewhere.
+            if value & 1 == 1 && value & 0xffff_ffff_f000 < 1 << 28 {
+                word.store(value ^ 1 << 40, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        self.check(0, self.pages);
+    }
+
     /// Unmaps everything, frees everything.
     pub fn end(mut self) {
         self.check(0, self.pages + 4096);
