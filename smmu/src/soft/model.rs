@@ -71,6 +71,12 @@ impl ModelConfig {
         self
     }
 
+    /// One in front of which a wait takes this long per round.
+    pub fn with_relax_ns(mut self, relax_ns: u64) -> Self {
+        self.relax_ns = relax_ns;
+        self
+    }
+
     /// One that takes its time, reproducibly.
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
