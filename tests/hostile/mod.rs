@@ -155,7 +155,7 @@ impl<'w, S: Street> Worker<'w, S> {
         self.world.tick();
         match self.random.below(16) {
             0..=4 if self.live.len() < LIVE_MAX => self.map(),
-            0..=4 | 5..=9 if !self.live.is_empty() => self.unmap(),
+            0..=9 if !self.live.is_empty() => self.unmap(),
             10..=11 if !self.live.is_empty() => self.transfer(),
             12..=13 if !self.live.is_empty() => self.touch(),
             14 => self.rewire(),
