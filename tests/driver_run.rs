@@ -1,0 +1,294 @@
+//! The SMMUv3 driver in front of the software SMMU's registers, under threads
+//! that map, let devices work, unmap, attach and detach at random.
+//!
+//! `HOSTILE_SEED` and `HOSTILE_STEPS` as in `hostile_run.rs`.
+
+mod hostile;
+
+use std::sync::{Arc, OnceLock};
+
+use dmabench_dma::{DomainConfig, Mode};
+use dmabench_flushq::{BackendError, Late, Synced, Ticket, TlbBackend, TlbRange};
+use dmabench_pgtable::{PageTable, Prot, S1K4, TableConfig};
+use dmabench_platform::{
+    Fences, Iova, PhysAddr, SlotGuard, SlotSource, Slots, ThreadSlots, Timeout, VirtualClock,
+};
+use dmabench_smmu::{
+    driver::{AtsUse, Smmu, SmmuConfig, SmmuContext, StreamTarget},
+    soft::{
+        Access, Command, FaultKind, ModelConfig, SimDevice, SimMemory, SimMemoryConfig, SmmuModel,
+        SoftSmmu, ViolationKind,
+    },
+};
+use hostile::{Street, StreetDomain, THREADS, lazy, run, seed};
+
+type Driver = Smmu<Arc<SmmuModel>, Arc<SimMemory>>;
+
+/// The driver as a backend of one domain, whose context can be made only once
+/// the domain's tables are there.
+struct Wired {
+    driver: Driver,
+    context: OnceLock<SmmuContext>,
+}
+
+impl Wired {
+    fn context(&self) -> Result<&SmmuContext, BackendError> {
+        self.context.get().ok_or(BackendError::Unsupported)
+    }
+}
+
+// SAFETY: every call is the driver's, with the context of the one domain that
+// has this backend.
+unsafe impl TlbBackend for Wired {
+    type Context = ();
+
+    fn invalidate(
+        &self,
+        slot: Option<&mut SlotGuard<'_>>,
+        (): &(),
+        ranges: &[TlbRange],
+    ) -> Result<(), BackendError> {
+        self.driver.invalidate(slot, self.context()?, ranges)
+    }
+
+    fn invalidate_all(
+        &self,
+        slot: Option<&mut SlotGuard<'_>>,
+        (): &(),
+    ) -> Result<(), BackendError> {
+        self.driver.invalidate_all(slot, self.context()?)
+    }
+
+    fn sync_begin(&self, slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {
+        self.driver.sync_begin(slot)
+    }
+
+    fn sync_wait(
+        &self,
+        slot: Option<&mut SlotGuard<'_>>,
+        ticket: Ticket,
+        timeout: Timeout,
+    ) -> Result<Synced, Late> {
+        self.driver.sync_wait(slot, ticket, timeout)
+    }
+}
+
+struct Driven {
+    domain: StreetDomain<Arc<Wired>>,
+    wired: Arc<Wired>,
+    memory: Arc<SimMemory>,
+    model: Arc<SmmuModel>,
+    clock: Arc<VirtualClock>,
+    slots: Arc<Slots>,
+}
+
+impl Driven {
+    fn new(mode: Mode, seed: Option<u64>) -> Self {
+        let memory = SimMemory::new(SimMemoryConfig::default()).unwrap();
+        let clock = Arc::new(VirtualClock::default());
+        // Threads that wait for one that does not run must not move the clock
+        // far.
+        let mut config = ModelConfig::default().with_relax_ns(1);
+        // 8-bit ASIDs, so that they are soon used again.
+        config.ids.idr0 &= !(1 << 12);
+        if let Some(seed) = seed {
+            config = config.with_seed(seed);
+        }
+        let model = SmmuModel::new(memory.clone(), clock.clone(), config);
+        let driver = Smmu::new(model.clone(), memory.clone(), SmmuConfig::default()).unwrap();
+        let wired = Arc::new(Wired {
+            driver,
+            context: OnceLock::new(),
+        });
+        let slots = Arc::new(Slots::new(THREADS as usize + 2, Fences::detect()).unwrap());
+        let domain = StreetDomain::with_parts(
+            DomainConfig::new(mode).low32_first(true),
+            slots.clone(),
+            ThreadSlots,
+            memory.clone(),
+            wired.clone(),
+            (),
+        )
+        .unwrap();
+        let context = wired.driver.create_context(&domain.registers()).unwrap();
+        wired.context.set(context).unwrap();
+        let driven = Driven {
+            domain,
+            wired,
+            memory,
+            model,
+            clock,
+            slots,
+        };
+        for id in 0..THREADS {
+            driven.attach(id, StreamTarget::Context(context));
+        }
+        driven
+    }
+
+    fn sid(id: u64) -> u32 {
+        // Streams of one second-level table and of another.
+        id as u32 * 200 + 3
+    }
+
+    fn attach(&self, id: u64, target: StreamTarget) {
+        let sid = Self::sid(id);
+        self.wired.driver.attach(sid, target, AtsUse::Off).unwrap();
+        self.model.declare_configured(sid, None);
+    }
+
+    /// Another address space, with one page, that lives as long as the device
+    /// uses it.
+    fn visit(&self, id: u64, choice: u64, device: &SimDevice) {
+        let private: PageTable<S1K4, _> = PageTable::new(
+            TableConfig::new(48, 48),
+            self.memory.clone(),
+            self.slots.clone(),
+        )
+        .unwrap();
+        // Where the domain has addresses too.
+        let iova = Iova(0xfff0_0000 + id * 0x1000);
+        let phys = PhysAddr(0x77_0000_0000 + (choice & 0xffff) * 0x1000);
+        {
+            let pin = ThreadSlots.pin();
+            let slot = self.slots.enter_pinned(&pin).unwrap();
+            private
+                .map(&slot, iova, phys, 0x1000, Prot::READ_WRITE)
+                .unwrap();
+        }
+        let context = self
+            .wired
+            .driver
+            .create_context(&private.registers())
+            .unwrap();
+        self.attach(id, StreamTarget::Context(context));
+        let reached = device.probe(iova, Access::Write);
+        assert!(reached.is_fresh(), "{reached:?}");
+        assert_eq!(reached.phys(), Some(phys));
+        self.attach(id, StreamTarget::Abort);
+        self.wired.driver.destroy_context(context).unwrap();
+    }
+}
+
+impl Street for Driven {
+    type Backend = Arc<Wired>;
+
+    fn domain(&self) -> &StreetDomain<Arc<Wired>> {
+        &self.domain
+    }
+
+    fn smmu(&self) -> &SoftSmmu {
+        self.model.smmu()
+    }
+
+    fn memory(&self) -> &SimMemory {
+        &self.memory
+    }
+
+    fn clock(&self) -> &VirtualClock {
+        &self.clock
+    }
+
+    fn device(&self, id: u64) -> SimDevice {
+        self.model.device(Self::sid(id), None)
+    }
+
+    fn rewire(&self, id: u64, choice: u64) {
+        let device = self.device(id);
+        let somewhere = Iova(0xfff0_0000 + (choice >> 8 & 0xff) * 0x1000);
+        match choice % 3 {
+            0 => {
+                self.wired.driver.detach(Self::sid(id)).unwrap();
+                self.model.declare_configured(Self::sid(id), None);
+                let fault = device.probe(somewhere, Access::Read).fault().unwrap();
+                assert_eq!(fault.kind, FaultKind::Aborted);
+            }
+            1 => {
+                self.attach(id, StreamTarget::Bypass);
+                let reached = device.probe(somewhere, Access::Read).phys();
+                assert_eq!(reached, Some(PhysAddr(somewhere.0)));
+            }
+            _ => self.visit(id, choice, &device),
+        }
+        let context = *self.wired.context().unwrap();
+        self.attach(id, StreamTarget::Context(context));
+    }
+
+    fn serve(&self) {
+        let events = self.wired.driver.poll_events(64, |_| {});
+        assert!(events.is_ok(), "{events:?}");
+        let report = self.wired.driver.poll_errors();
+        assert_eq!(report.active, 0);
+    }
+
+    fn slack_ns(&self) -> u64 {
+        2_000_000
+    }
+}
+
+#[test]
+fn s1_strict_with_the_driver_on_many_threads() {
+    let seed = seed();
+    let street = Driven::new(Mode::Strict, Some(seed));
+    assert_eq!(run("driver, strict", street, seed, 40_000), 0);
+}
+
+#[test]
+fn s1_strict_with_the_driver_and_an_smmu_that_takes_no_time() {
+    let seed = seed();
+    let street = Driven::new(Mode::Strict, None);
+    assert_eq!(run("driver, strict, at once", street, seed, 40_000), 0);
+}
+
+#[test]
+fn l1_lazy_with_the_driver_on_many_threads() {
+    let seed = seed();
+    let street = Driven::new(lazy(), Some(seed));
+    assert!(run("driver, lazy", street, seed, 40_000) > 0);
+}
+
+/// A driver whose configuration invalidations get lost is caught.
+#[test]
+fn s1_a_missing_cfgi_shows() {
+    let street = Driven::new(Mode::Strict, None);
+    street
+        .smmu()
+        .set_tamper(Some(Box::new(|command| match command {
+            Command::CfgiSte { .. } | Command::CfgiCd { .. } => None,
+            other => Some(other),
+        })));
+    let device = street.device(0);
+    assert!(device.probe(Iova(0x1000), Access::Read).fault().is_some());
+    street.attach(0, StreamTarget::Bypass);
+    let kinds: Vec<_> = (street.smmu().violations().iter())
+        .map(|v| v.kind)
+        .collect();
+    assert_eq!(kinds, [ViolationKind::StaleConfiguration]);
+}
+
+/// An address space whose number is used again before its invalidation is
+/// caught.
+#[test]
+#[should_panic(expected = "Stale")]
+fn a1_an_asid_that_is_not_invalidated_shows() {
+    let street = Driven::new(Mode::Strict, None);
+    street
+        .smmu()
+        .set_tamper(Some(Box::new(|command| match command {
+            Command::TlbiNhAsid { .. } => None,
+            other => Some(other),
+        })));
+    // There are 256 numbers.
+    for round in 0..300 {
+        street.visit(0, round, &street.device(0));
+    }
+}
+
+#[test]
+fn a1_asids_that_are_invalidated_can_be_used_again() {
+    let street = Driven::new(Mode::Strict, None);
+    for round in 0..600 {
+        street.visit(0, round, &street.device(0));
+    }
+    assert_eq!(street.smmu().violations(), []);
+}
