@@ -91,7 +91,7 @@ impl TickClock {
         }
         let (elapsed, last) = (begin.elapsed(), self.now());
         // A counter that stands still would divide by zero.
-        elapsed.as_nanos() as f64 / (last - first).max(1) as f64
+        elapsed.as_nanos() as f64 / last.saturating_sub(first).max(1) as f64
     }
 
     /// What a call that takes no time would show: the median difference of two
@@ -100,7 +100,7 @@ impl TickClock {
         let mut ticks: Vec<u64> = (0..COST_PAIRS)
             .map(|_| {
                 let first = black_box(self.now());
-                self.now() - first
+                self.now().saturating_sub(first)
             })
             .collect();
         let middle = ticks.len() / 2;

@@ -182,6 +182,8 @@ struct Timed<'a> {
     unmap: Latencies,
 }
 
+// Counters of two processors may differ by some ticks where a hypervisor made
+// them; a thread that moved in between then shows 0 instead of centuries.
 impl Watch for Timed<'_> {
     #[inline(always)]
     fn begin(&mut self) {
@@ -190,12 +192,12 @@ impl Watch for Timed<'_> {
     #[inline(always)]
     fn end_map(&mut self) {
         let now = self.clock.now();
-        self.map.push(now - self.begun);
+        self.map.push(now.saturating_sub(self.begun));
     }
     #[inline(always)]
     fn end_unmap(&mut self) {
         let now = self.clock.now();
-        self.unmap.push(now - self.begun);
+        self.unmap.push(now.saturating_sub(self.begun));
     }
 }
 
