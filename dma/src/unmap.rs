@@ -149,33 +149,30 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     ) -> Result<(), UnmapError> {
         // Room first: afterwards nothing can fail, and the mapping is still
         // whole if this does.
-        if !queue.has_room(slot)
-            && let Err(late) = self.make_room(slot, queue)
-        {
-            return Err(UnmapError::Flush { mapping, late });
-        }
-        // Every mapping of a translating domain has a range.
+        let room = loop {
+            if let Some(room) = queue.room(slot) {
+                break room;
+            }
+            if let Err(late) = self.make_room(slot, queue) {
+                return Err(UnmapError::Flush { mapping, late });
+            }
+        };
         let Some(range) = mapping.range.take() else {
             return Err(UnmapError::OtherDomain(mapping));
         };
         let mut sink = TablesOnly(DetachedTables::new());
-        let result = self
-            .tables
-            .unmap(slot, range.iova(), Self::len_bytes(&range), &mut sink);
-        if let Err(error) = result {
+        let (iova, len_bytes) = (range.iova(), Self::len_bytes(&range));
+        if let Err(error) = self.tables.unmap(room.slot(), iova, len_bytes, &mut sink) {
             mapping.range = Some(range);
             return Err(UnmapError::Tables { mapping, error });
         }
         mem::forget(mapping);
-        let deferred = if sink.0.is_empty() {
-            Deferred::Range(range)
+        // Two calls, so that the small entry is not moved as a large one.
+        let slot = if sink.0.is_empty() {
+            room.push(Deferred::Range(range))
         } else {
-            Deferred::WithTables(range, sink.0)
+            room.push(Deferred::WithTables(range, sink.0))
         };
-        let pushed = queue.push(slot, deferred);
-        // There is room since `has_room`, as only this slot pushes to its ring.
-        // (Were there none, range and tables would leak, not be reused.)
-        debug_assert!(pushed.is_ok());
         self.count_unmapped(slot);
         Ok(())
     }

@@ -170,12 +170,12 @@ fn l2_loom_full_ring_against_timer() {
             model.mapped[page].store(false, Ordering::Relaxed);
             queue.push(&mut slot, page).unwrap();
         }
-        if !queue.has_room(&mut slot) {
+        if queue.room(&mut slot).is_none() {
             queue
                 .flush_own(&mut slot, &*model, &(), T, |_, page| model.release(page))
                 .unwrap();
         }
-        assert!(queue.has_room(&mut slot));
+        assert!(queue.room(&mut slot).is_some());
         timer.join().unwrap();
         queue
             .drain(&mut slot, &*model, &(), T, |_, page| model.release(page))

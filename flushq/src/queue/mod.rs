@@ -240,35 +240,42 @@ impl<T: Send> FlushQueue<T> {
         Ordering::Release
     }
 
-    /// Whether a [`push`](Self::push) now would succeed. *Yes* holds until the
-    /// caller pushes or leaves the section: check before the tables are
-    /// touched, and nothing can go wrong afterwards.
+    /// A place for one entry in the caller's ring; `None` if it is full: then
+    /// [`flush_own`](Self::flush_own). Ask before the tables are touched, and
+    /// nothing can go wrong afterwards.
     ///
     /// # Panics
     ///
     /// If the guard is of another table than the queue's.
     #[inline]
-    pub fn has_room(&self, slot: &mut SlotGuard<'_>) -> bool {
-        self.own(slot).has_room()
+    pub fn room<'q, 'g, 's>(&'q self, slot: &'g mut SlotGuard<'s>) -> Option<Room<'q, 'g, 's, T>> {
+        let ring = self.own(slot);
+        Some(Room {
+            tail: ring.room()?,
+            ring,
+            slot,
+            publish: self.publish_ordering(),
+        })
     }
 
-    /// Queues `entry` until a flush that begins after this call has completed.
-    /// Everything the caller did before, such as clearing table entries, is
-    /// visible to that flush.
+    /// Queues `entry` in the [`room`](Self::room) there is.
     ///
     /// # Errors
     ///
-    /// The entry, if the slot's ring is full: [`flush_own`](Self::flush_own).
+    /// The entry, if the slot's ring is full.
     ///
     /// # Panics
     ///
     /// If the guard is of another table than the queue's.
     #[inline]
     pub fn push(&self, slot: &mut SlotGuard<'_>, entry: T) -> Result<(), T> {
-        let ring = self.own(slot);
-        // SAFETY: the guard is the only one of its slot, and the ring is
-        // pushed to through this function only: the owner alone is here.
-        unsafe { ring.push(entry, self.publish_ordering()) }
+        match self.room(slot) {
+            Some(room) => {
+                room.push(entry);
+                Ok(())
+            }
+            None => Err(entry),
+        }
     }
 
     /// Makes room in the caller's own ring: flushes unless an earlier flush
@@ -516,6 +523,45 @@ impl<T: Send> FlushQueue<T> {
             release(slot, entry);
         }
         end - first
+    }
+}
+
+/// A place in the caller's ring. It borrows the guard, so there is one at most,
+/// and the section does not end before it is used.
+#[must_use = "nothing is queued before `push`"]
+pub struct Room<'q, 'g, 's, T> {
+    ring: &'q Ring<T>,
+    tail: u64,
+    slot: &'g mut SlotGuard<'s>,
+    publish: Ordering,
+}
+
+impl<'g, 's, T: Send> Room<'_, 'g, 's, T> {
+    /// The guard, for what is to be done between finding room and queueing.
+    #[inline]
+    pub fn slot(&self) -> &SlotGuard<'s> {
+        self.slot
+    }
+
+    /// Queues `entry` until a flush that begins after this call has completed.
+    /// Everything the caller did before, such as clearing table entries, is
+    /// visible to that flush. The guard back.
+    #[inline(always)]
+    pub fn push(self, entry: T) -> &'g mut SlotGuard<'s> {
+        // SAFETY: the guard is the only one of its slot and has been borrowed
+        // since `ring.room()` returned `tail`; rings are pushed to through a
+        // `Room` of their slot only. So nobody pushed meanwhile, and nobody
+        // else is doing it.
+        unsafe { self.ring.push(self.tail, entry, self.publish) };
+        self.slot
+    }
+}
+
+impl<T> fmt::Debug for Room<'_, '_, '_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room")
+            .field("tail", &self.tail)
+            .finish_non_exhaustive()
     }
 }
 

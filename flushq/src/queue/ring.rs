@@ -86,32 +86,36 @@ impl<T> Ring<T> {
         self.consumer.head.load(Ordering::Acquire)
     }
 
-    /// Whether `push` has a place. For the owner; the answer *yes* stays true
-    /// until it pushes.
+    /// The position of the next entry, if there is a place for it. For the owner;
+    /// the answer stays true until it pushes.
     #[inline]
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn room(&self) -> Option<u64> {
         let tail = self.owner.pushed.load(Ordering::Relaxed);
         let size = self.entries.len() as u64;
-        tail - self.owner.head_seen.load(Ordering::Relaxed) < size || {
-            // Acquire: the consumer has moved out what was there.
-            let head = self.consumer.head.load(Ordering::Acquire);
-            self.owner.head_seen.store(head, Ordering::Relaxed);
-            tail - head < size
+        if tail - self.owner.head_seen.load(Ordering::Relaxed) < size || self.look_again(tail) {
+            Some(tail)
+        } else {
+            None
         }
     }
 
-    /// Adds `entry`, or hands it back if the ring is full. `publish` is
-    /// `Release`; the checkers also try what must fail.
+    #[cold]
+    fn look_again(&self, tail: u64) -> bool {
+        // Acquire: the consumer has moved out what was there.
+        let head = self.consumer.head.load(Ordering::Acquire);
+        self.owner.head_seen.store(head, Ordering::Relaxed);
+        tail - head < self.entries.len() as u64
+    }
+
+    /// Adds `entry` at `tail`. `publish` is `Release`; the checkers also try
+    /// what must fail.
     ///
     /// # Safety
     ///
-    /// Nobody else calls `push` on this ring at the same time.
-    #[inline]
-    pub(super) unsafe fn push(&self, entry: T, publish: Ordering) -> Result<(), T> {
-        if !self.has_room() {
-            return Err(entry);
-        }
-        let tail = self.owner.pushed.load(Ordering::Relaxed);
+    /// * `room` has returned `tail`, and no entry was pushed since.
+    /// * Nobody else calls `push` on this ring at the same time.
+    #[inline(always)]
+    pub(super) unsafe fn push(&self, tail: u64, entry: T, publish: Ordering) {
         // SAFETY: at most `size - 1` entries lie between the consumer's head and
         // the tail, so this place is outside what the consumer may read, and
         // its last content was moved out before the `head` we saw was stored.
@@ -119,7 +123,6 @@ impl<T> Ring<T> {
             .with_mut(|place| unsafe { (*place).write(entry) });
         self.owner.pushed.store(tail + 1, Ordering::Relaxed);
         self.owner.tail.store(tail + 1, publish);
-        Ok(())
     }
 
     /// Takes out the entry at `position`.

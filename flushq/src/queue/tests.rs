@@ -187,7 +187,7 @@ fn a_flush_costs_one_invalidate_all_per_full_ring() {
     let unmaps = 256 * 40;
     let mut released = 0;
     for page in 0..unmaps {
-        if !queue.has_room(&mut slot) {
+        if queue.room(&mut slot).is_none() {
             let done = queue.flush_own(&mut slot, &backend, &(), T, |_, _| released += 1);
             assert_eq!(
                 done,
@@ -384,7 +384,7 @@ fn entries_of_many_threads_all_come_out_once() {
                     // SAFETY: one thread for each number.
                     let mut slot = unsafe { enter(slots, thread) };
                     let mut note = |_: &mut SlotGuard<'_>, e: usize| out = (out.0 + 1, out.1 + e);
-                    if !queue.has_room(&mut slot) {
+                    if queue.room(&mut slot).is_none() {
                         queue
                             .flush_own(&mut slot, backend, &(), T, &mut note)
                             .unwrap();
