@@ -201,6 +201,8 @@ fn execute(
     let plan = Plan {
         modes: options.modes(),
         requests_min: options.requests_min(),
+        flush_queue_entries: options.queue_entries,
+        flush_timeout_ns: options.flush_timeout_ms * 1_000_000,
         ..Plan::default()
     };
     let bar = progress_bar(plan.units(&workloads));

@@ -91,6 +91,26 @@ pub struct RunOptions {
     #[arg(long, global = true, conflicts_with = "requests")]
     pub quick: bool,
 
+    /// Entries of the flush queue in lazy mode: a power of two, 2 to 32768
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        default_value_t = 256,
+        value_parser = queue_entries
+    )]
+    pub queue_entries: usize,
+
+    /// Milliseconds that an entry of the flush queue may wait in lazy mode
+    #[arg(
+        long,
+        global = true,
+        value_name = "MS",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..=3_600_000)
+    )]
+    pub flush_timeout_ms: u64,
+
     /// Refuse a trace with a damaged line instead of skipping the line
     #[arg(long, global = true)]
     pub strict_parse: bool,
@@ -98,6 +118,14 @@ pub struct RunOptions {
     /// Print the report as JSON instead of the table
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+fn queue_entries(text: &str) -> Result<usize, String> {
+    let max = dmabench_flushq::FlushQueue::<()>::MAX_ENTRIES;
+    match text.parse() {
+        Ok(n) if (2..=max).contains(&n) && n.is_power_of_two() => Ok(n),
+        _ => Err(format!("give a power of two from 2 to {max}")),
+    }
 }
 
 /// A mode, as the command line spells it.

@@ -217,6 +217,8 @@ fn wrong_usage_is_told_from_a_failed_run() {
         &["--modes", "strictest"],
         &["--requests", "0"],
         &["--requests", "10", "--quick"],
+        &["--queue-entries", "255"],
+        &["--flush-timeout-ms", "0"],
         &["wat"],
     ] {
         let output = bench.command().args(arguments).output().unwrap();
@@ -369,6 +371,28 @@ fn one_seed_gives_the_same_counts_and_two_files_of_one_name_stay_apart() {
     let report = json(&bench.out());
     assert_eq!(report["results"][0]["workload"], "t");
     assert_eq!(report["results"][1]["workload"], "t#2");
+}
+
+#[test]
+fn a_shorter_timer_and_a_smaller_queue_shorten_the_window() {
+    let exposure = |more: &[&str]| {
+        let bench = Bench::new();
+        let mut command = bench.command();
+        command.args(["--workload", "dd-seq", "--modes", "lazy", "--requests", "1"]);
+        assert!(command.args(more).output().unwrap().status.success());
+        let result = json(&bench.out())["results"][0].clone();
+        (
+            result["stale_window_max_ns"].as_u64().unwrap(),
+            result["exposure"]["flushes_ring_full"].as_u64().unwrap(),
+        )
+    };
+    let (window, full) = exposure(&[]);
+    assert!(window > 10_000_000 && full == 0, "{window} {full}");
+    let (window, full) = exposure(&["--flush-timeout-ms", "2"]);
+    assert!(window > 2_000_000 && window < 2_100_000 && full == 0);
+    // Four requests of 469 us.
+    let (window, full) = exposure(&["--queue-entries", "4"]);
+    assert!(window < 3_000_000 && full == 255, "{window} {full}");
 }
 
 #[test]
