@@ -16,13 +16,16 @@ const MS: Timeout = Timeout(1_000_000);
 
 type Queue = CommandQueue<Arc<TestDevice>, HeapTables>;
 
-fn make_with(lg2: u32, ids: IdRegisters) -> (Arc<TestDevice>, Queue) {
+/// For threads that a scheduler may leave alone for long.
+const PATIENT: Timeout = Timeout(u64::MAX);
+
+fn make_with(lg2: u32, ids: IdRegisters, full: Timeout) -> (Arc<TestDevice>, Queue) {
     let device = TestDevice::new(ids);
     let features = Features::decode(&ids);
     let errors = Arc::new(GlobalErrors::new(&device));
     let config = QueueConfig::default()
         .with_entries_lg2(lg2)
-        .with_full_timeout(MS);
+        .with_full_timeout(full);
     let mut queue =
         CommandQueue::new(device.clone(), HeapTables, features, errors, config).unwrap();
     crate::SmmuHost::write64(&*device, r::CMDQ_BASE, queue.base_register());
@@ -31,7 +34,7 @@ fn make_with(lg2: u32, ids: IdRegisters) -> (Arc<TestDevice>, Queue) {
 }
 
 fn make(lg2: u32) -> (Arc<TestDevice>, Queue) {
-    make_with(lg2, QEMU_NESTED)
+    make_with(lg2, QEMU_NESTED, MS)
 }
 
 fn asid(n: u16) -> RawCommand {
@@ -368,7 +371,7 @@ fn bad_input_60_impossible_consumer_indices_stop_the_queue() {
 #[test]
 fn a9_many_producers_on_small_queues() {
     for lg2 in [1, 2, 4] {
-        let (device, queue) = make(lg2);
+        let (device, queue) = make_with(lg2, QEMU_NESTED, PATIENT);
         let per_thread = 400_u16;
         thread::scope(|scope| {
             for thread in 0..4_u16 {
@@ -378,7 +381,7 @@ fn a9_many_producers_on_small_queues() {
                         let pair = [asid(thread << 12 | n), asid(thread << 12 | n)];
                         queue.push(&pair).unwrap();
                         let ticket = queue.sync_begin().unwrap();
-                        assert_eq!(queue.sync_wait(ticket, Timeout::DEFAULT), Ok(()));
+                        assert_eq!(queue.sync_wait(ticket, PATIENT), Ok(()));
                     }
                 });
             }
@@ -405,7 +408,7 @@ fn a9_many_producers_on_small_queues() {
 
 #[test]
 fn the_published_index_never_moves_backwards() {
-    let (device, queue) = make(4);
+    let (device, queue) = make_with(4, QEMU_NESTED, PATIENT);
     let last = Arc::new(core::sync::atomic::AtomicU64::new(0));
     let seen = last.clone();
     // Eager execution happens inside the write of PROD: each call sees the
@@ -418,7 +421,7 @@ fn the_published_index_never_moves_backwards() {
             scope.spawn(|| {
                 for n in 0..500 {
                     let ticket = queue.push_sync(&[asid(n)]).unwrap();
-                    queue.sync_wait(ticket, Timeout::DEFAULT).unwrap();
+                    queue.sync_wait(ticket, PATIENT).unwrap();
                 }
             });
         }
