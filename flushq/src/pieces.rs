@@ -38,14 +38,6 @@ pub const fn range_pieces(granules: u64, scale_max: u8) -> RangePieces {
     }
 }
 
-impl RangePieces {
-    /// Whether nothing is left.
-    #[inline]
-    pub const fn is_done(&self) -> bool {
-        self.left == 0
-    }
-}
-
 impl Iterator for RangePieces {
     type Item = RangePiece;
 

@@ -54,13 +54,21 @@ impl From<BadRange> for BackendError {
 
 impl<H: SmmuHost, M: TableMemory> Smmu<H, M> {
     /// Queues one batch; on SMMUs that need it (2812531) with its own sync.
-    #[inline]
     fn push(&self, batch: &[RawCommand]) -> Result<(), QueueError> {
         if self.errata.sync_ends_batch {
             self.commands.push_sync(batch)?;
         } else {
             self.commands.push(batch)?;
         }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn push_one(&self, command: RawCommand) -> Result<(), QueueError> {
+        if self.errata.sync_ends_batch {
+            return self.push(&[command]);
+        }
+        self.commands.push_one(command)?;
         Ok(())
     }
 
@@ -165,25 +173,14 @@ unsafe impl<H: SmmuHost, M: TableMemory> TlbBackend for Smmu<H, M> {
         context: &SmmuContext,
         ranges: &[TlbRange],
     ) -> Result<(), BackendError> {
-        'one: {
-            let [range] = ranges else { break 'one };
+        if let [range] = ranges
+            && let Some(at) = self.encoder.single(range)
+        {
             check_width(&context.stage, range)?;
-            let RangePlan::ByAddress(mut addresses) = self.encoder.plan(range)? else {
-                break 'one;
-            };
-            let Some(first) = addresses.next() else {
-                return Err(BackendError::Unsupported);
-            };
-            if !addresses.is_done() {
-                break 'one;
-            }
-            self.push(&[by_address(&context.stage, first)])?;
-            if self.ats_count.load(Ordering::Acquire) != 0 {
-                return self.invalidate_devices(context, Some(ranges));
-            }
-            return Ok(());
+            self.push_one(by_address(&context.stage, at))?;
+        } else {
+            self.invalidate_many(&context.stage, ranges)?;
         }
-        self.invalidate_many(&context.stage, ranges)?;
         if self.ats_count.load(Ordering::Acquire) != 0 {
             return self.invalidate_devices(context, Some(ranges));
         }

@@ -44,6 +44,36 @@ impl RangeEncoder {
         }
     }
 
+    /// The one command that invalidates `range`, where one is enough and no rule
+    /// needs a second look; else `None`, and [`plan`](Self::plan) decides. What it
+    /// returns is what the plan would begin and end with.
+    #[inline(always)]
+    pub fn single(&self, range: &TlbRange) -> Option<TlbiAddress> {
+        let lg2 = range.granule.lg2();
+        let granules = range.len_bytes >> lg2;
+        let scale = granules.trailing_zeros();
+        let count = granules >> (scale & 63);
+        // No granule at all has 64 zeros.
+        let fits = count < 32 && scale <= u32::from(self.scale_max) && self.ranges;
+        let aligned = (range.iova.0 | range.len_bytes) & range.granule.mask() == 0;
+        let ends = range.iova.0.checked_add(range.len_bytes).is_some();
+        if !(fits && aligned && ends) {
+            return None;
+        }
+        let ttl = self.ttl(range);
+        if granules == 1 && ttl == 0 {
+            return (!self.always_range).then(|| TlbiAddress::single(range.iova, range.leaf_only));
+        }
+        Some(TlbiAddress {
+            address: range.iova,
+            leaf: range.leaf_only,
+            granule: Some(range.granule),
+            ttl,
+            num: (count - 1) as u8,
+            scale: scale as u8,
+        })
+    }
+
     /// The commands that invalidate `range`: exactly its granules (A6) and, where
     /// the SMMU has no range commands, one per leaf up to the number from which
     /// on [`commands_for`](dmabench_flushq::commands_for) counts one for the
@@ -52,7 +82,6 @@ impl RangeEncoder {
     /// # Errors
     ///
     /// [`BadRange`], see there. Nothing is encoded.
-    #[inline]
     pub fn plan(&self, range: &TlbRange) -> Result<RangePlan, BadRange> {
         let mask = range.granule.mask();
         if (range.iova.0 | range.len_bytes) & mask != 0
@@ -186,15 +215,6 @@ impl Iterator for Addresses {
 }
 
 impl Addresses {
-    /// Whether no command is left.
-    #[inline(always)]
-    pub const fn is_done(&self) -> bool {
-        match &self.steps {
-            Steps::Single { left, .. } => *left == 0,
-            Steps::Pieces { pieces, .. } => pieces.is_done(),
-        }
-    }
-
     /// Two granules that hold the one at `address`, for an SMMU whose single
     /// form has an erratum: more than was asked, never less. At the end of the
     /// space the granule before it goes along.

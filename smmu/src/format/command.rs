@@ -154,6 +154,7 @@ impl Command {
     };
 
     /// The bytes of the command, all reserved bits 0.
+    #[inline(always)]
     pub const fn encode(&self) -> RawCommand {
         use opcode as op;
         match *self {
@@ -354,6 +355,7 @@ const fn ids(vmid: u16, asid: u16) -> u64 {
     (vmid as u64) << 32 | (asid as u64) << 48
 }
 
+#[inline(always)]
 const fn by_address(opcode: u8, vmid: u16, asid: u16, at: &TlbiAddress) -> RawCommand {
     let [word0, word1] = at.encode();
     [head(opcode) | ids(vmid, asid) | word0, word1]

@@ -6,6 +6,7 @@ use super::bits::{bit, flag, get, put, span};
 
 /// `TG` of a range command: 0 is none, 1 is 4K, 2 is 16K, 3 is 64K. (Context
 /// descriptors and stream table entries use other codes.)
+#[inline(always)]
 pub const fn tg_code(granule: Option<Granule>) -> u8 {
     match granule {
         None => 0,
@@ -77,6 +78,7 @@ impl TlbiAddress {
     }
 
     /// The fields as they stand in words 0 and 1.
+    #[inline(always)]
     pub(super) const fn encode(&self) -> [u64; 2] {
         let word0 = put(self.num as u64, 12, 5) | put(self.scale as u64, 20, 6);
         let word1 = flag(self.leaf, 0)

@@ -54,6 +54,8 @@ impl QueueConfig {
     }
 }
 
+const SYNC: RawCommand = Command::SYNC.encode();
+
 /// What a model leaves out on purpose, to see that it is missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flaw {
@@ -77,7 +79,8 @@ pub struct CommandQueue<H: SmmuHost, M: TableMemory> {
     memory: M,
     table: TableRef,
     bytes: usize,
-    lg2: u32,
+    /// Entries less one.
+    mask: u64,
     config: QueueConfig,
     pub(super) features: Features,
     /// `2^lg2` commands of two words, shared with the SMMU.
@@ -145,7 +148,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
             host,
             memory,
             bytes,
-            lg2,
+            mask: (1 << lg2) - 1,
             config,
             features,
             // `TableMemory::alloc` gives 64-bit words that any thread may use;
@@ -167,12 +170,17 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
 
     /// The value of `CMDQ_BASE`.
     pub fn base_register(&self) -> u64 {
-        registers::queue_base(self.table.phys, self.lg2, self.features.coherent)
+        registers::queue_base(
+            self.table.phys,
+            self.capacity().ilog2(),
+            self.features.coherent,
+        )
     }
 
     /// Entries of the queue.
-    pub fn capacity(&self) -> u64 {
-        1 << self.lg2
+    #[inline(always)]
+    pub const fn capacity(&self) -> u64 {
+        self.mask + 1
     }
 
     /// Writes `CMDQ_PROD` and `CMDQ_CONS`, which 6.3.26 allows while the queue
@@ -208,12 +216,21 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
     /// # Errors
     ///
     /// [`QueueError`]: some of the commands may have been queued.
-    #[inline]
     pub fn push(&self, commands: &[RawCommand]) -> Result<u64, QueueError> {
         if commands.len() as u64 > self.capacity() {
             return self.push_long(commands);
         }
         self.insert(commands, false, false)
+    }
+
+    /// As [`push`](Self::push), for the most frequent case.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    #[inline(always)]
+    pub fn push_one(&self, command: RawCommand) -> Result<u64, QueueError> {
+        self.insert(&[command], false, false)
     }
 
     /// Queues `commands` and a `CMD_SYNC` behind them, and publishes. Returns the
@@ -226,12 +243,12 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         const BATCH: usize = 16;
         let len = commands.len();
         if len < BATCH && (len as u64) < self.capacity() {
-            let mut batch = [Command::SYNC.encode(); BATCH];
+            let mut batch = [SYNC; BATCH];
             batch[..len].copy_from_slice(commands);
             return self.insert(&batch[..=len], true, true);
         }
         self.push(commands)?;
-        self.insert(&[Command::SYNC.encode()], true, true)
+        self.insert(&[SYNC], true, true)
     }
 
     /// A ticket behind everything queued so far: of a new `CMD_SYNC`, or of the
@@ -251,7 +268,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
             // this one, as positions are handed out by one word in order.
             return Ok(place.position());
         }
-        self.insert(&[const { Command::SYNC.encode() }], true, true)
+        self.insert(&[SYNC], true, true)
     }
 
     #[cold]
@@ -264,7 +281,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
     }
 
     /// Steps 1 to 3 of the protocol. `commands` is at most as long as the queue.
-    #[inline]
+    #[inline(always)]
     fn insert(
         &self,
         commands: &[RawCommand],
@@ -289,8 +306,9 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         let mut place = Place(self.reserved.load(Ordering::Acquire));
         let publish = loop {
             let consumed = self.consumed.load(Ordering::Acquire);
-            // A stale `place` may lie before `consumed`; its exchange fails.
-            if (place.position() + count).saturating_sub(consumed) > self.capacity()
+            // A stale `place` may lie before `consumed`, and the difference wrap;
+            // its exchange would fail, so that asking again is right.
+            if (place.position() + count).wrapping_sub(consumed) > self.capacity()
                 && !self.has(Flaw::NoRoomCheck)
             {
                 self.make_room(count)?;
@@ -323,32 +341,32 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         };
         self.end_of(start).store(end, ready);
         if publish {
-            self.take_turn(start - place.pending(), end);
+            self.take_turn(start - place.pending(), start, end);
         }
         Ok(end)
     }
 
-    /// Publishes everything up to `end`; the caller reserved what lies between
-    /// `turn` (the end of the last publishing batch before) and `end`.
+    /// Publishes everything up to `end`. The caller reserved what lies between
+    /// `turn` (the end of the last publishing batch before) and `end`; its own
+    /// batch begins at `start` and is ready.
     #[inline]
-    fn take_turn(&self, turn: u64, end: u64) {
-        let mut backoff = Backoff::new();
-        let mut ready = loop {
-            let published = self.published.load(Ordering::Acquire);
-            if published >= end {
-                return;
-            }
-            if published >= turn || self.has(Flaw::NoTurn) {
-                break published;
-            }
-            backoff.wait();
-        };
+    fn take_turn(&self, turn: u64, start: u64, end: u64) {
+        let mut ready = self.published.load(Ordering::Acquire);
+        if ready < turn && !self.has(Flaw::NoTurn) {
+            ready = self.wait_for_turn(turn);
+        }
+        if ready >= end {
+            return;
+        }
         let first = ready;
-        while ready < end {
+        while ready < start {
             match self.ready_batch(ready) {
                 Some(next) => ready = next,
-                None => backoff.wait(),
+                None => ready = self.wait_until_ready(ready),
             }
+        }
+        if ready < end {
+            ready = end;
         }
         // Whatever else is ready: its publisher finds its turn done.
         while let Some(next) = self.ready_batch(ready) {
@@ -360,6 +378,29 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         self.host.publish();
         self.host.write32(registers::CMDQ_PROD, self.pointer(ready));
         self.published.store(ready, Ordering::Release);
+    }
+
+    #[cold]
+    fn wait_for_turn(&self, turn: u64) -> u64 {
+        let mut backoff = Backoff::new();
+        loop {
+            let published = self.published.load(Ordering::Acquire);
+            if published >= turn {
+                return published;
+            }
+            backoff.wait();
+        }
+    }
+
+    #[cold]
+    fn wait_until_ready(&self, position: u64) -> u64 {
+        let mut backoff = Backoff::new();
+        loop {
+            if let Some(end) = self.ready_batch(position) {
+                return end;
+            }
+            backoff.wait();
+        }
     }
 
     /// The end of the batch that begins at `position`, once it is ready.
@@ -380,7 +421,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
                 Ordering::AcqRel,
                 Ordering::Acquire,
             ) {
-                Ok(_) => return self.take_turn(end - place.pending(), end),
+                Ok(_) => return self.take_turn(end - place.pending(), end, end),
                 Err(now) => place = Place(now),
             }
         }
@@ -426,27 +467,36 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         self.published.load(Ordering::Acquire)
     }
 
+    /// Index and wrap bit.
+    #[inline(always)]
+    pub(super) const fn pointer_mask(&self) -> u64 {
+        2 * self.mask + 1
+    }
+
     /// A position as `PROD` and `CONS` have it: index and wrap bit.
     #[inline(always)]
     pub(super) fn pointer(&self, position: u64) -> u32 {
-        (position & (2 * self.capacity() - 1)) as u32
+        (position & self.pointer_mask()) as u32
     }
 
     #[inline(always)]
     fn slot(&self, position: u64) -> usize {
-        (position & (self.capacity() - 1)) as usize
+        (position & self.mask) as usize
     }
 
     #[inline(always)]
     fn end_of(&self, position: u64) -> &AtomicU64 {
-        &self.ends[self.slot(position)]
+        let slot = self.slot(position);
+        debug_assert!(slot < self.ends.len());
+        // SAFETY: `ends` has `mask + 1` elements, and `slot` is at most `mask`.
+        unsafe { self.ends.get_unchecked(slot) }
     }
 
     #[inline(always)]
     pub(super) fn write_entry(&self, position: u64, command: &RawCommand) {
         let slot = self.slot(position);
         for (word, value) in command.iter().enumerate() {
-            // SAFETY: `entries` has `16 << lg2` bytes and `slot < 1 << lg2`; the
+            // SAFETY: `entries` has 16 bytes for each slot; the
             // memory is ours until `drop` and holds atomic words.
             let cell = unsafe { self.entries.add(2 * slot + word).as_ref() };
             cell.store(value.to_le(), Ordering::Relaxed);

@@ -177,8 +177,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
             if self.consumed.load(Ordering::Acquire) != known {
                 continue;
             }
-            let ahead =
-                u64::from(cons.wrapping_sub(self.pointer(known))) & (2 * self.capacity() - 1);
+            let ahead = u64::from(cons.wrapping_sub(self.pointer(known))) & self.pointer_mask();
             let position = known + ahead;
             if ahead > self.capacity() || position > self.reserved_position() {
                 return Err(self.stop(StopReason::Corrupt { cons }));
@@ -250,7 +249,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         let code = CommandErrorCode::from_cons(cons);
         // The consumer stands still, so `consumed` cannot pass it.
         let known = self.consumed.load(Ordering::Acquire);
-        let ahead = u64::from(cons.wrapping_sub(self.pointer(known))) & (2 * self.capacity() - 1);
+        let ahead = u64::from(cons.wrapping_sub(self.pointer(known))) & self.pointer_mask();
         let at = known + ahead;
         if ahead > self.capacity() || at >= self.reserved_position() {
             self.stop_locked(&mut recovery, StopReason::Corrupt { cons });
@@ -347,7 +346,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         if self.consumed.load(Ordering::Acquire) != known {
             return false;
         }
-        let ahead = u64::from(cons.wrapping_sub(self.pointer(known))) & (2 * self.capacity() - 1);
+        let ahead = u64::from(cons.wrapping_sub(self.pointer(known))) & self.pointer_mask();
         ahead <= self.capacity()
             && known + ahead >= end
             && known + ahead <= self.reserved_position()

@@ -166,6 +166,15 @@ fn a6_commands_cover_exactly_and_as_counted_with_and_without_ranges() {
                 )
             };
             let counted = commands_for(&asked, kind);
+            let all: Option<Vec<_>> = match smmu.encoder.plan(&asked).unwrap() {
+                RangePlan::ByAddress(addresses) => Some(addresses.collect()),
+                RangePlan::WholeContext => None,
+            };
+            if let Some(single) = smmu.encoder.single(&asked) {
+                assert_eq!(all, Some(vec![single]), "the short way is the long one's");
+            } else {
+                assert!(all.is_none_or(|all| all.len() > 1 || kind == RangeCommands::Absent));
+            }
             if counted.by_context != 0 {
                 assert!(asked.len_bytes / granule.bytes() >= whole_context_from(granule));
                 continue;
