@@ -128,6 +128,10 @@ impl RangeEncoder {
             Some(level) if range.leaf_only && self.level_hints => level.get(),
             _ => return 0,
         };
+        if level == 3 {
+            // Both ends are aligned to a page, as every range is.
+            return 3;
+        }
         // Levels 0 and -1 cannot be said.
         if level < 1 || (level == 1 && range.granule == Granule::K16 && !self.ds) {
             return 0;
