@@ -232,6 +232,7 @@ fn execute(
         notes,
     };
     if found.interrupted && report.results.is_empty() {
+        eprintln!("interrupted before anything was finished: no report written");
         return Ok(EXIT_INTERRUPTED);
     }
     show(&report, options)?;

