@@ -9,6 +9,7 @@ pub mod cli;
 pub mod model;
 pub mod report;
 pub mod run;
+pub mod scenario;
 pub mod trace;
 pub mod workload;
 
