@@ -63,14 +63,8 @@ pub struct Domain<
 pub(crate) enum ModeState {
     Passthrough,
     Strict,
-    Lazy(FlushQueue<Deferred>),
-}
-
-/// What a lazy unmap holds back until the flush.
-pub(crate) enum Deferred {
-    Range(IovaRange),
-    /// The unmap took out whole tables.
-    WithTables(IovaRange, DetachedTables),
+    /// Addresses wait in it, and tables that unmaps took out whole.
+    Lazy(FlushQueue<IovaRange, DetachedTables>),
 }
 
 #[derive(Default)]
@@ -273,14 +267,16 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
                 .slots
                 .enter_pinned(&pin)
                 .map_err(|_| FlushError::Reentered)?;
-            flushed = queue.poll(
-                &mut slot,
-                now,
-                &self.backend,
-                &self.context,
-                self.sync_timeout,
-                |slot, deferred| self.release_deferred(slot, deferred),
-            );
+            flushed = queue
+                .poll(
+                    &mut slot,
+                    now,
+                    &self.backend,
+                    &self.context,
+                    self.sync_timeout,
+                    |slot, range| self.release(slot, range),
+                )
+                .map(|flushed| self.release_extra(&mut slot, flushed));
         }
         if self.iova.next_deadline().is_some_and(|due| due <= now) {
             self.iova.trim(now);
@@ -316,13 +312,14 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
                 .slots
                 .enter_pinned(&pin)
                 .map_err(|_| FlushError::Reentered)?;
-            flushed = queue.drain(
+            let drained = queue.drain(
                 &mut slot,
                 &self.backend,
                 &self.context,
                 self.sync_timeout,
-                |slot, deferred| self.release_deferred(slot, deferred),
+                |slot, range| self.release(slot, range),
             )?;
+            flushed = self.release_extra(&mut slot, drained);
         }
         self.tables.collect();
         Ok(flushed)
@@ -402,15 +399,19 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         bump(&self.counters(slot).unmapped);
     }
 
-    /// Gives back what a completed flush has covered.
-    #[inline]
-    pub(crate) fn release_deferred(&self, slot: &mut SlotGuard<'_>, deferred: Deferred) {
-        match deferred {
-            Deferred::Range(range) => self.release(slot, range),
-            Deferred::WithTables(range, tables) => {
-                self.release_tables(slot, tables);
-                self.release(slot, range);
-            }
+    /// Gives back the tables a completed flush has covered.
+    pub(crate) fn release_extra(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        flushed: Flushed<DetachedTables>,
+    ) -> Flushed {
+        if !flushed.extra.is_empty() {
+            self.release_tables(slot, flushed.extra);
+        }
+        Flushed {
+            flushed: flushed.flushed,
+            released: flushed.released,
+            extra: (),
         }
     }
 

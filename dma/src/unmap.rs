@@ -7,11 +7,7 @@ use dmabench_iova::IovaRange;
 use dmabench_pgtable::{DetachedTable, DetachedTables, Format, Level, TableMemory, UnmapSink};
 use dmabench_platform::{Iova, SlotGuard, SlotSource};
 
-use crate::{
-    Domain, Mapping, UnmapError,
-    domain::{Deferred, ModeState},
-    error::Unfinished,
-};
+use crate::{Domain, Mapping, UnmapError, domain::ModeState, error::Unfinished};
 
 /// What a lazy unmap needs to know: the flush invalidates everything, so only
 /// the tables matter.
@@ -144,7 +140,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     fn unmap_lazy(
         &self,
         slot: &mut SlotGuard<'_>,
-        queue: &FlushQueue<Deferred>,
+        queue: &FlushQueue<IovaRange, DetachedTables>,
         mut mapping: Mapping,
     ) -> Result<(), UnmapError> {
         // Room first: afterwards nothing can fail, and the mapping is still
@@ -167,11 +163,10 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             return Err(UnmapError::Tables { mapping, error });
         }
         mem::forget(mapping);
-        // Two calls, so that the small entry is not moved as a large one.
         let slot = if sink.0.is_empty() {
-            room.push(Deferred::Range(range))
+            room.push(range)
         } else {
-            room.push(Deferred::WithTables(range, sink.0))
+            room.push_with(range, sink.0)
         };
         self.count_unmapped(slot);
         Ok(())
@@ -182,16 +177,16 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     fn make_room(
         &self,
         slot: &mut SlotGuard<'_>,
-        queue: &FlushQueue<Deferred>,
+        queue: &FlushQueue<IovaRange, DetachedTables>,
     ) -> Result<(), Late> {
-        queue
-            .flush_own(
-                slot,
-                &self.backend,
-                &self.context,
-                self.sync_timeout,
-                |slot, deferred| self.release_deferred(slot, deferred),
-            )
-            .map(|_| ())
+        let flushed = queue.flush_own(
+            slot,
+            &self.backend,
+            &self.context,
+            self.sync_timeout,
+            |slot, range| self.release(slot, range),
+        )?;
+        let _ = self.release_extra(slot, flushed);
+        Ok(())
     }
 }

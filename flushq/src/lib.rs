@@ -47,5 +47,5 @@ pub use cost::{CostModel, HardwareProfile};
 pub use counting::{BackendCounts, CountingBackend};
 pub use gather::{Complete, Gather, GatherHolder, Issued, NotComplete, NotIssued};
 pub use pieces::{RangePiece, RangePieces, range_pieces};
-pub use queue::{FlushQueue, FlushStats, Flushed, QueueConfig, QueueConfigError, Room};
+pub use queue::{FlushQueue, FlushStats, Flushed, Merge, QueueConfig, QueueConfigError, Room};
 pub use range::TlbRange;

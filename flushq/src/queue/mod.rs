@@ -20,7 +20,9 @@
 //! An entry below the snapshot was pushed before the tail was read, so the
 //! tables were cleared before the invalidation began, and the flusher, having
 //! acquired the tail, hands that order on to the backend. An entry pushed later
-//! stays for the next flush even if it arrives while this one runs. A flush
+//! stays for the next flush even if it arrives while this one runs. What is queued
+//! beside entries (detached tables) is taken, under a lock of its own, before the
+//! invalidation, and comes back to the flusher after it. A flush
 //! that fails moves nothing, so nothing is released (A11) and the next one
 //! covers the same entries.
 //!
@@ -45,11 +47,12 @@ mod tests;
 use alloc::{boxed::Box, sync::Arc as StdArc, vec::Vec};
 use core::fmt;
 
+use dmabench_pgtable::DetachedTables;
 use dmabench_platform::{
     SlotGuard, Slots, TimeNs, Timeout,
     sync::{
         Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -112,24 +115,49 @@ pub struct FlushStats {
 
 /// What one call to a flusher did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flushed {
+pub struct Flushed<X = ()> {
     /// Whether the backend was asked to invalidate everything. `false` if an
     /// earlier flush had covered what was wanted.
     pub flushed: bool,
     /// Entries released.
     pub released: u64,
+    /// What was queued [beside entries](Room::push_with) and may be released.
+    pub extra: X,
 }
 
-/// Things of type `T` that wait for a flush that begins after they were queued.
+/// Something that is queued beside an entry now and then, and needs no place of
+/// its own: all of it waits together. Table pages are the case in point.
+pub trait Merge: Default + Send {
+    /// Adds `other`.
+    fn merge(&mut self, other: Self);
+}
+
+impl Merge for () {
+    fn merge(&mut self, (): ()) {}
+}
+
+impl Merge for DetachedTables {
+    fn merge(&mut self, mut other: Self) {
+        self.append(&mut other);
+    }
+}
+
+/// Things of type `T`, and now and then an `X` beside one, that wait for a flush
+/// that begins after they were queued.
 ///
 /// One per address space. See the [module](crate::queue) for the protocol. Dropping the
 /// queue drops the entries that are left in it: make that harmless (tokens that
 /// leak) or [`drain`](Self::drain) first.
-pub struct FlushQueue<T> {
+pub struct FlushQueue<T, X = ()> {
     slots: StdArc<Slots>,
     rings: Box<[Ring<T>]>,
     timeout_ns: u64,
     flusher: Mutex<Flusher>,
+    /// What was queued beside entries since the last flush began. Seldom used,
+    /// so it is one for all.
+    extra: Mutex<X>,
+    /// Whether there is something in `extra`.
+    has_extra: AtomicBool,
     /// Flushes that completed; written under the lock.
     flushes: AtomicU64,
     /// Flushes that failed; written under the lock.
@@ -170,13 +198,13 @@ pub(crate) enum Fault {
     IgnoreFailure,
 }
 
-impl<T> FlushQueue<T> {
+impl<T, X> FlushQueue<T, X> {
     /// The most entries a ring can have: Linux's single queue
     /// (`IOVA_SINGLE_FQ_SIZE`).
     pub const MAX_ENTRIES: usize = 32768;
 }
 
-impl<T: Send> FlushQueue<T> {
+impl<T: Send, X: Merge> FlushQueue<T, X> {
     /// A queue with a ring for each slot of the table.
     ///
     /// # Errors
@@ -200,6 +228,8 @@ impl<T: Send> FlushQueue<T> {
                 released: alloc::vec![0; count].into_boxed_slice(),
                 snapshot: alloc::vec![0; count].into_boxed_slice(),
             }),
+            extra: Mutex::new(X::default()),
+            has_extra: AtomicBool::new(false),
             flushes: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             due: AtomicU64::new(NOT_STAMPED),
@@ -248,13 +278,16 @@ impl<T: Send> FlushQueue<T> {
     ///
     /// If the guard is of another table than the queue's.
     #[inline]
-    pub fn room<'q, 'g, 's>(&'q self, slot: &'g mut SlotGuard<'s>) -> Option<Room<'q, 'g, 's, T>> {
+    pub fn room<'q, 'g, 's>(
+        &'q self,
+        slot: &'g mut SlotGuard<'s>,
+    ) -> Option<Room<'q, 'g, 's, T, X>> {
         let ring = self.own(slot);
         Some(Room {
             tail: ring.room()?,
             ring,
             slot,
-            publish: self.publish_ordering(),
+            queue: self,
         })
     }
 
@@ -293,19 +326,25 @@ impl<T: Send> FlushQueue<T> {
         context: &B::Context,
         timeout: Timeout,
         mut release: impl FnMut(&mut SlotGuard<'_>, T),
-    ) -> Result<Flushed, Late> {
+    ) -> Result<Flushed<X>, Late> {
         let index = slot.index().as_usize();
         self.check_table(slot);
-        let (mut flusher, flushed) = slot.pause(|| {
+        let (mut flusher, flushed, extra) = slot.pause(|| {
             let mut flusher = self.flusher.lock();
             let covered = flusher.flushed[index] > flusher.released[index];
-            if !covered {
-                self.flush(&mut flusher, backend, context, timeout)?;
-            }
-            Ok::<_, Late>((flusher, !covered))
+            let extra = if covered {
+                X::default()
+            } else {
+                self.flush(&mut flusher, backend, context, timeout)?
+            };
+            Ok::<_, Late>((flusher, !covered, extra))
         })?;
         let released = self.release_ring(&mut flusher, index, slot, &mut release);
-        Ok(Flushed { flushed, released })
+        Ok(Flushed {
+            flushed,
+            released,
+            extra,
+        })
     }
 
     /// For the caller's timer: notes `now`, and if entries have waited for the
@@ -324,7 +363,7 @@ impl<T: Send> FlushQueue<T> {
         context: &B::Context,
         timeout: Timeout,
         release: impl FnMut(&mut SlotGuard<'_>, T),
-    ) -> Result<Flushed, Late> {
+    ) -> Result<Flushed<X>, Late> {
         let now = TimeNs(
             self.polled_at
                 .fetch_max(now.0, Ordering::Relaxed)
@@ -332,7 +371,7 @@ impl<T: Send> FlushQueue<T> {
         );
         let due = self.due.load(Ordering::Relaxed);
         if due == NOT_STAMPED {
-            if self.has_entries() {
+            if self.has_work() {
                 let due = now.saturating_add_ns(self.timeout_ns).0;
                 self.due.store(due.min(NOT_STAMPED - 1), Ordering::Relaxed);
             }
@@ -362,7 +401,7 @@ impl<T: Send> FlushQueue<T> {
         context: &B::Context,
         timeout: Timeout,
         release: impl FnMut(&mut SlotGuard<'_>, T),
-    ) -> Result<Flushed, Late> {
+    ) -> Result<Flushed<X>, Late> {
         self.flush_everybody(slot, None, backend, context, timeout, release)
     }
 
@@ -373,7 +412,7 @@ impl<T: Send> FlushQueue<T> {
         let due = self.due.load(Ordering::Relaxed);
         if due != NOT_STAMPED {
             Some(TimeNs(due))
-        } else if self.has_entries() {
+        } else if self.has_work() {
             Some(TimeNs(self.polled_at.load(Ordering::Relaxed)))
         } else {
             None
@@ -394,7 +433,7 @@ impl<T: Send> FlushQueue<T> {
 
     /// Whether nothing is queued. Exact while nobody calls.
     pub fn is_empty(&self) -> bool {
-        !self.has_entries()
+        !self.has_work()
     }
 
     /// What flushers did so far.
@@ -405,8 +444,9 @@ impl<T: Send> FlushQueue<T> {
         }
     }
 
-    fn has_entries(&self) -> bool {
-        self.rings.iter().any(|ring| ring.head() != ring.tail())
+    fn has_work(&self) -> bool {
+        self.has_extra.load(Ordering::Relaxed)
+            || self.rings.iter().any(|ring| ring.head() != ring.tail())
     }
 
     /// `now` is `None` where the flush is wanted whatever the time.
@@ -418,24 +458,23 @@ impl<T: Send> FlushQueue<T> {
         context: &B::Context,
         timeout: Timeout,
         mut release: impl FnMut(&mut SlotGuard<'_>, T),
-    ) -> Result<Flushed, Late> {
+    ) -> Result<Flushed<X>, Late> {
         self.check_table(slot);
-        let (mut flusher, flushed) = slot.pause(|| {
+        let (mut flusher, flushed, extra) = slot.pause(|| {
             let mut flusher = self.flusher.lock();
             // Another flusher may have been faster.
             let due = now.is_none_or(|now| now.0 >= self.due.load(Ordering::Relaxed));
+            let mut rings = self.rings.iter().zip(&flusher.flushed);
             let wanted = due
-                && self
-                    .rings
-                    .iter()
-                    .zip(&flusher.flushed)
-                    .any(|(ring, flushed)| ring.tail() > *flushed);
+                && (self.has_extra.load(Ordering::Relaxed)
+                    || rings.any(|(ring, flushed)| ring.tail() > *flushed));
+            let mut extra = X::default();
             if wanted {
-                self.flush(&mut flusher, backend, context, timeout)?;
+                extra = self.flush(&mut flusher, backend, context, timeout)?;
             } else if due {
                 self.due.store(NOT_STAMPED, Ordering::Relaxed);
             }
-            Ok::<_, Late>((flusher, wanted))
+            Ok::<_, Late>((flusher, wanted, extra))
         })?;
         let mut released = 0;
         for index in 0..self.rings.len() {
@@ -443,22 +482,32 @@ impl<T: Send> FlushQueue<T> {
             // Short sections: somebody may be waiting for this one to end.
             slot.pause(|| ());
         }
-        Ok(Flushed { flushed, released })
+        Ok(Flushed {
+            flushed,
+            released,
+            extra,
+        })
     }
 
     /// Invalidates everything, and marks as flushed what had been pushed before.
-    /// On an error nothing is marked.
+    /// What had been queued beside it comes back, to be released. On an error
+    /// nothing is marked.
     fn flush<B: TlbBackend>(
         &self,
         flusher: &mut Flusher,
         backend: &B,
         context: &B::Context,
         timeout: Timeout,
-    ) -> Result<(), Late> {
+    ) -> Result<X, Late> {
         // Before the snapshot: a poll that sees an entry pushed after it gives
         // that entry a time, which must last.
         let due = self.due.swap(NOT_STAMPED, Ordering::Relaxed);
         self.take_snapshot(flusher);
+        let extra = {
+            let mut extra = self.extra.lock();
+            self.has_extra.store(false, Ordering::Relaxed);
+            core::mem::take(&mut *extra)
+        };
         let done = Self::invalidate_and_wait(backend, context, timeout);
         #[cfg(test)]
         let done = match self.fault {
@@ -474,14 +523,22 @@ impl<T: Send> FlushQueue<T> {
             Ok(()) => {
                 self.flushes.fetch_add(1, Ordering::Relaxed);
                 flusher.flushed.copy_from_slice(&flusher.snapshot);
-                Ok(())
+                Ok(extra)
             }
             Err(late) => {
+                self.add_extra(extra);
                 self.failed.fetch_add(1, Ordering::Relaxed);
                 self.due.fetch_min(due, Ordering::Relaxed);
                 Err(late)
             }
         }
+    }
+
+    #[cold]
+    fn add_extra(&self, more: X) {
+        let mut extra = self.extra.lock();
+        extra.merge(more);
+        self.has_extra.store(true, Ordering::Relaxed);
     }
 
     fn take_snapshot(&self, flusher: &mut Flusher) {
@@ -529,14 +586,14 @@ impl<T: Send> FlushQueue<T> {
 /// A place in the caller's ring. It borrows the guard, so there is one at most,
 /// and the section does not end before it is used.
 #[must_use = "nothing is queued before `push`"]
-pub struct Room<'q, 'g, 's, T> {
+pub struct Room<'q, 'g, 's, T, X = ()> {
+    queue: &'q FlushQueue<T, X>,
     ring: &'q Ring<T>,
     tail: u64,
     slot: &'g mut SlotGuard<'s>,
-    publish: Ordering,
 }
 
-impl<'g, 's, T: Send> Room<'_, 'g, 's, T> {
+impl<'g, 's, T: Send, X: Merge> Room<'_, 'g, 's, T, X> {
     /// The guard, for what is to be done between finding room and queueing.
     #[inline]
     pub fn slot(&self) -> &SlotGuard<'s> {
@@ -552,12 +609,22 @@ impl<'g, 's, T: Send> Room<'_, 'g, 's, T> {
         // since `ring.room()` returned `tail`; rings are pushed to through a
         // `Room` of their slot only. So nobody pushed meanwhile, and nobody
         // else is doing it.
-        unsafe { self.ring.push(self.tail, entry, self.publish) };
+        unsafe {
+            let publish = self.queue.publish_ordering();
+            self.ring.push(self.tail, entry, publish);
+        }
         self.slot
+    }
+
+    /// As [`push`](Self::push), with something that waits for the same flush.
+    #[cold]
+    pub fn push_with(self, entry: T, extra: X) -> &'g mut SlotGuard<'s> {
+        self.queue.add_extra(extra);
+        self.push(entry)
     }
 }
 
-impl<T> fmt::Debug for Room<'_, '_, '_, T> {
+impl<T, X> fmt::Debug for Room<'_, '_, '_, T, X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Room")
             .field("tail", &self.tail)
@@ -573,7 +640,7 @@ fn wrong_table() -> ! {
     )
 }
 
-impl<T> fmt::Debug for FlushQueue<T> {
+impl<T, X> fmt::Debug for FlushQueue<T, X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FlushQueue")
             .field("rings", &self.rings.len())

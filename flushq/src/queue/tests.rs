@@ -193,7 +193,8 @@ fn a_flush_costs_one_invalidate_all_per_full_ring() {
                 done,
                 Ok(Flushed {
                     flushed: true,
-                    released: 256
+                    released: 256,
+                    extra: ()
                 })
             );
         }
@@ -234,7 +235,8 @@ fn a_full_ring_uses_what_another_flush_has_covered() {
         done,
         Ok(Flushed {
             flushed: false,
-            released: 1
+            released: 1,
+            extra: ()
         })
     );
     assert_eq!(out, [0, 1, 2, 3, 10]);
@@ -359,7 +361,7 @@ fn bad_input_68_a_guard_of_another_table_is_refused() {
 fn bad_input_70_entries_left_in_a_dropped_queue_are_dropped_once() {
     let slots = slots();
     let tokens: Vec<_> = (0..6).map(Arc::new).collect();
-    let queue = FlushQueue::new(QueueConfig::default(), slots.clone()).unwrap();
+    let queue: FlushQueue<_> = FlushQueue::new(QueueConfig::default(), slots.clone()).unwrap();
     let mut slot = slots.enter_fallback();
     for token in &tokens {
         queue.push(&mut slot, token.clone()).unwrap();
@@ -411,4 +413,60 @@ fn entries_of_many_threads_all_come_out_once() {
         .unwrap();
     assert_eq!(count, 3 * PER_THREAD);
     assert_eq!(total, 3 * PER_THREAD * (PER_THREAD - 1) / 2);
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Names(Vec<&'static str>);
+
+impl Merge for Names {
+    fn merge(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+}
+
+/// What is queued beside entries waits as they do: for a flush that begins
+/// afterwards, and for one that succeeds.
+#[test]
+fn a2_l2_what_waits_beside_entries_waits_as_they_do() {
+    let slots = slots();
+    let queue: Arc<FlushQueue<usize, Names>> =
+        Arc::new(FlushQueue::new(QueueConfig::default(), slots.clone()).unwrap());
+    let model = Model::new(3);
+    let mut slot = slots.enter_fallback();
+    let room = queue.room(&mut slot).unwrap();
+    room.push_with(model.unmap(0), Names(vec!["early"]));
+    let (q, s) = (queue.clone(), slots.clone());
+    *model.meanwhile.lock() = Some(alloc::boxed::Box::new(move || {
+        // SAFETY: the other guard of this test is the fallback's.
+        let mut slot = unsafe { enter(&s, 1) };
+        q.room(&mut slot)
+            .unwrap()
+            .push_with(1, Names(vec!["during"]));
+    }));
+    model.late.store(1, Ordering::SeqCst);
+    assert!(queue.drain(&mut slot, &model, &(), T, |_, _| ()).is_err());
+    *model.meanwhile.lock() = None;
+    assert!(queue.next_deadline().is_some());
+    let done = queue.drain(&mut slot, &model, &(), T, |_, _| ()).unwrap();
+    assert_eq!(done.released, 2);
+    let mut names = done.extra.0;
+    names.sort_unstable();
+    assert_eq!(names, ["during", "early"], "neither lost by the failure");
+
+    let room = queue.room(&mut slot).unwrap();
+    room.push_with(2, Names(vec!["first"]));
+    let (q, s) = (queue.clone(), slots.clone());
+    *model.meanwhile.lock() = Some(alloc::boxed::Box::new(move || {
+        // SAFETY: the other guard of this test is the fallback's.
+        let mut slot = unsafe { enter(&s, 1) };
+        q.room(&mut slot)
+            .unwrap()
+            .push_with(1, Names(vec!["second"]));
+    }));
+    let done = queue.drain(&mut slot, &model, &(), T, |_, _| ()).unwrap();
+    assert_eq!(done.extra, Names(vec!["first"]));
+    *model.meanwhile.lock() = None;
+    let done = queue.drain(&mut slot, &model, &(), T, |_, _| ()).unwrap();
+    assert_eq!(done.extra, Names(vec!["second"]));
+    assert!(queue.is_empty());
 }
