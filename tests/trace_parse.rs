@@ -171,3 +171,30 @@ fn gzip_that_ends_early_keeps_what_was_there() {
     assert!(parse.damaged_examples[0].contains("compressed data"));
     assert!(matches!(read(&bytes[..8]), Err(TraceError::Gzip { .. })));
 }
+
+/// Large files are mapped, packed ones and pipes are read in pieces; all give
+/// what the bytes in memory give.
+#[test]
+fn every_way_to_the_bytes_gives_the_same_requests() {
+    let text = text("sd-strict-seqread_1m_buffered").repeat(12);
+    assert!(text.len() > 8 << 20, "several pieces of 4 MiB");
+    let whole = read(&text).unwrap();
+    assert_eq!(whole.requests().len(), 12 * 33);
+    let dir = tempfile::tempdir().unwrap();
+    let plain = dir.path().join("plain.txt");
+    std::fs::write(&plain, &text).unwrap();
+    let packed = dir.path().join("packed.txt.gz");
+    let file = std::fs::File::create(&packed).unwrap();
+    let mut encoder = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, &text).unwrap();
+    encoder.finish().unwrap();
+    for path in [plain, packed] {
+        let other = dmabench::trace::read_file(&path, Options { strict: true }).unwrap();
+        assert_eq!(other.steps(), whole.steps(), "{}", path.display());
+        assert_eq!(other.requests(), whole.requests());
+        assert_eq!(
+            other.parse.as_ref().map(|p| p.lines),
+            whole.parse.as_ref().map(|p| p.lines)
+        );
+    }
+}
