@@ -128,4 +128,4 @@ pub use report::{
     Access, Fault, FaultKind, Freshness, Outcome, SoftStats, Stage, Violation, ViolationKind,
 };
 pub use state::Tamper;
-pub use unit::{SmmuContext, SoftConfig, SoftSmmu, StreamConfig};
+pub use unit::{Defects, SmmuContext, SoftConfig, SoftSmmu, StreamConfig};

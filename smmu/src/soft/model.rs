@@ -20,7 +20,7 @@ use super::{
     state::{Paths, State},
     streams::{Reader, Resolved},
     translate::{Notes, Regime},
-    unit::{SoftConfig, SoftSmmu},
+    unit::{Defects, SoftConfig, SoftSmmu},
 };
 use crate::{
     SmmuHost,
@@ -40,6 +40,8 @@ pub struct ModelConfig {
     /// number of commands at each register access, lets enables take effect
     /// late, and completes invalidations out of order up to their sync.
     pub seed: Option<u64>,
+    /// What is wrong with it. Default: nothing.
+    pub defects: Defects,
     /// How much time passes in each round of a driver's wait, in ns.
     pub relax_ns: u64,
 }
@@ -59,6 +61,7 @@ impl Default for ModelConfig {
                 idr5: 0x0000_0476,
             },
             seed: None,
+            defects: Defects::default(),
             relax_ns: 100,
         }
     }
@@ -68,6 +71,12 @@ impl ModelConfig {
     /// An SMMU with these ID registers.
     pub fn with_ids(mut self, ids: IdRegisters) -> Self {
         self.ids = ids;
+        self
+    }
+
+    /// One with these faults.
+    pub fn with_defects(mut self, defects: Defects) -> Self {
+        self.defects = defects;
         self
     }
 
@@ -115,6 +124,7 @@ impl SmmuModel {
             ds: features.ds,
         });
         soft.seed = config.seed;
+        soft.defects = config.defects;
         Arc::new(SmmuModel {
             smmu: SoftSmmu::new(memory, clock.clone(), soft),
             clock,

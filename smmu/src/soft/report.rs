@@ -283,8 +283,10 @@ pub struct SoftStats {
     pub stale_configurations: u64,
     /// Commands by address that were queued (`CMD_TLBI_NH_VA`, `..._S2_IPA`).
     pub commands_by_address: u64,
-    /// Commands for a whole context.
+    /// Commands for a whole context (`CMD_TLBI_NH_ASID`, ...).
     pub commands_by_context: u64,
+    /// Commands for stream table entries and context descriptors (`CMD_CFGI_*`).
+    pub commands_by_stream: u64,
     /// `CMD_SYNC`s.
     pub syncs: u64,
     /// Ranges that a [`TlbBackend`](dmabench_flushq::TlbBackend) caller asked

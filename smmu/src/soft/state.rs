@@ -124,6 +124,10 @@ impl State {
                 }
             }
             Command::Sync(_) => self.stats.syncs += 1,
+            Command::CfgiSte { .. }
+            | Command::CfgiSteRange { .. }
+            | Command::CfgiCd { .. }
+            | Command::CfgiCdAll { .. } => self.stats.commands_by_stream += 1,
             _ => self.stats.commands_by_context += 1,
         }
         self.pending.push_back(match command {
@@ -215,6 +219,9 @@ impl State {
     fn apply_span(&mut self, span: &Span, config: &SoftConfig, goes: impl Fn(&Tag) -> bool) {
         // A range that is not certain removes nothing for certain.
         let Ok(reach) = span.reach(config.range.ds) else {
+            return;
+        };
+        let Some(reach) = config.defects.spoil(span, reach) else {
             return;
         };
         for (tag, space) in &mut self.caches.spaces {

@@ -7,7 +7,7 @@ use dmabench_pgtable::Registers;
 use dmabench_platform::{Clock, Iova, TimeNs, sync::Mutex};
 
 use super::{
-    command::{Command, Reach, SpanFlaw},
+    command::{Command, Reach, Span, SpanFlaw},
     device::SimDevice,
     memory::SimMemory,
     range::RangeSupport,
@@ -107,6 +107,35 @@ pub enum SmmuContext {
     },
 }
 
+/// Faults of real SMMUs that the model can be given, to see that the driver's
+/// [`Errata`](crate::driver::Errata) avoid them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Defects {
+    /// A range command removes the entry of its first granule only.
+    pub range_is_one_page: bool,
+    /// A command with a level hint (TTL) removes nothing.
+    pub hinted_is_lost: bool,
+    /// A command without a range (TG = 0) removes nothing.
+    pub single_is_lost: bool,
+}
+
+impl Defects {
+    /// What is left of what a command should remove.
+    pub(super) fn spoil(&self, span: &Span, reach: Reach) -> Option<Reach> {
+        if self.hinted_is_lost && span.ttl != 0 || self.single_is_lost && span.tg == 0 {
+            return None;
+        }
+        match reach.granule {
+            Some(granule) if self.range_is_one_page => Some(Reach {
+                last: reach.first | granule.mask(),
+                ..reach
+            }),
+            _ => Some(reach),
+        }
+    }
+}
+
 /// What a [`SoftSmmu`] can do, and how it behaves where it may choose.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -117,6 +146,8 @@ pub struct SoftConfig {
     /// sync. `Some(seed)`: each takes effect at a random point between its
     /// command and the sync, in any order.
     pub seed: Option<u64>,
+    /// What is wrong with it. Default: nothing.
+    pub defects: Defects,
 }
 
 impl Default for SoftConfig {
@@ -127,6 +158,7 @@ impl Default for SoftConfig {
                 ds: false,
             },
             seed: None,
+            defects: Defects::default(),
         }
     }
 }
