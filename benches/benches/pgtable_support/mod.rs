@@ -11,6 +11,8 @@ use dmabench_pgtable::{
     DetachedTable, DetachedTables, HeapTables, Level, MapError, PageTable, Prot, S1K4, TableConfig,
     Translation, UnmapError, UnmapSink,
 };
+use std::time::{Duration, Instant};
+
 use dmabench_platform::{Fences, Iova, PhysAddr, SlotGuard, Slots, sync::Arc};
 
 pub type Table = PageTable<S1K4, HeapTables>;
@@ -184,25 +186,30 @@ impl Shared {
         Shared { slots, table }
     }
 
-    /// `rounds` pairs of 16 pages, over a window of 64 pages of the thread's own;
-    /// the windows of two threads are adjacent.
-    pub fn run(
-        &self,
-        thread: usize,
-        rounds: u64,
-        barrier: &std::sync::Barrier,
-    ) -> std::time::Duration {
+    /// `batches` of pairs of 16 pages, over a window of 64 pages of the thread's
+    /// own; the windows of two threads are adjacent. Returns the median batch: the
+    /// shortest might be one that ran while the other thread did not.
+    pub fn run(&self, thread: usize, batches: u64, barrier: &std::sync::Barrier) -> Duration {
         // SAFETY: each thread has its own number.
         let slot = unsafe { self.slots.enter(Some(thread)) }.unwrap();
         let window = IOVA + ((thread as u64) << 18);
         let mut gather = Gather::default();
         barrier.wait();
-        let begun = std::time::Instant::now();
-        for round in 0..rounds {
-            let at = window + ((round & 3) << 16);
-            map(&self.table, &slot, at, PA + at, 0x1_0000).unwrap();
-            unmap(&self.table, &slot, at, 0x1_0000, &mut gather).unwrap();
-        }
-        begun.elapsed()
+        let mut times: Vec<_> = (0..batches)
+            .map(|_| {
+                let begun = Instant::now();
+                for round in 0..BATCH_PAIRS {
+                    let at = window + ((round & 3) << 16);
+                    map(&self.table, &slot, at, PA + at, 0x1_0000).unwrap();
+                    unmap(&self.table, &slot, at, 0x1_0000, &mut gather).unwrap();
+                }
+                begun.elapsed()
+            })
+            .collect();
+        times.sort();
+        times[times.len() / 2]
     }
 }
+
+/// Pairs between two readings of the clock in [`Shared::run`].
+pub const BATCH_PAIRS: u64 = 256;
