@@ -103,6 +103,18 @@ fn scatter(c: &mut Criterion) {
 fn translations(c: &mut Criterion) {
     let bed = Bed::new();
     map(bed.table, &bed.slot, IOVA, PA, 128 << 12).unwrap();
+    c.bench_function("pgtable/translate to an address alone, 64 addresses", |b| {
+        b.iter_custom(|rounds| {
+            minimum(rounds, || {
+                let mut sum = 0;
+                for i in 0..64_u64 {
+                    let at = IOVA + (i * 37 % 128) * 0x1000 + i;
+                    sum += translate_phys(bed.table, &bed.slot, at).unwrap().0;
+                }
+                black_box(sum);
+            })
+        });
+    });
     c.bench_function("pgtable/translate, 64 addresses", |b| {
         b.iter_custom(|rounds| {
             minimum(rounds, || {

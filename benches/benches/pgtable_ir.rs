@@ -97,6 +97,15 @@ fn translation(case: Box<Case>) -> Box<Case> {
     case
 }
 
+#[library_benchmark]
+#[bench::page(mapped())]
+fn translation_phys(case: Box<Case>) -> Box<Case> {
+    let case = black_box(case);
+    let found = translate_phys(case.bed.table, &case.bed.slot, IOVA + 0x5042);
+    assert_eq!(found, Some(PhysAddr(PA + 0x5042)));
+    case
+}
+
 /// The middle tables there, a spare table at hand.
 fn tables_missing() -> Box<Case> {
     let mut case = blocks(1);
@@ -125,5 +134,5 @@ fn table_made(case: Box<Case>) -> Box<Case> {
     case
 }
 
-library_benchmark_group!(name = pgtable; benchmarks = pair, scatter, translation, table_made);
+library_benchmark_group!(name = pgtable; benchmarks = pair, scatter, translation, translation_phys, table_made);
 main!(library_benchmark_groups = pgtable);

@@ -21,8 +21,71 @@
 //!   invalidation the caller gives the tokens back with
 //!   [`PageTable::release`]; [`PageTable::collect`] then waits for the sections
 //!   that could still read them, and frees (A2).
-//! * The free range of IOVAs must not be mapped again before the invalidation
-//!   of the unmap has completed; that is the IOVA allocator's part (A1).
+//! * The IOVAs of an unmap must not be mapped again before its invalidation has
+//!   completed; that is the IOVA allocator's part (A1).
+//! * Tables emptied piece by piece are found by [`PageTable::reclaim`], beside
+//!   running maps and unmaps; [`ReclaimTimer`] says when. It costs a map or unmap
+//!   nothing: the bit it sets in a descriptor is tested together with the valid
+//!   bits.
+//!
+//! # Formats
+//!
+//! [`Format`] is what the one algorithm needs to know; [`S1K4`] and its siblings
+//! are the formats there are: stage 1 and 2, 4K, 16K and 64K granules, to 52 bits
+//! (64K, or FEAT_LPA2), concatenated stage 2 roots, 32-bit LPAE, Mali. Blocks and
+//! the contiguous hint are used at every level that has them;
+//! [`TableConfig::page_sizes`] limits them.
+//!
+//! # Example
+//!
+//! ```
+//! use dmabench_pgtable::{
+//!     DetachedTable, DetachedTables, HeapTables, Level, PageTable, Prot, S1K4, TableConfig,
+//!     UnmapSink,
+//! };
+//! use dmabench_platform::{Fences, Iova, PhysAddr, Slots, sync::Arc};
+//!
+//! /// What is to be invalidated, and the tables to free after that.
+//! #[derive(Default)]
+//! struct Gather(Vec<(Iova, u64)>, DetachedTables);
+//!
+//! impl UnmapSink for Gather {
+//!     fn leaves(&mut self, iova: Iova, len_bytes: u64, _level: Level) {
+//!         self.0.push((iova, len_bytes));
+//!     }
+//!     fn table(&mut self, table: DetachedTable) {
+//!         self.0.push((table.iova(), table.len_bytes()));
+//!         self.1.push(table);
+//!     }
+//! }
+//!
+//! let slots = Arc::new(Slots::new(0, Fences::detect())?);
+//! let table = PageTable::<S1K4, _>::new(TableConfig::new(48, 48), HeapTables, slots.clone())?;
+//! let mut gather = Gather::default();
+//! {
+//!     let slot = slots.enter_fallback();
+//!     table.map(&slot, Iova(0x20_0000), PhysAddr(0x8000_0000), 0x20_1000, Prot::READ_WRITE)?;
+//!     let found = table.translate(&slot, Iova(0x20_0042)).unwrap();
+//!     assert_eq!((found.paddr, found.page_bytes), (PhysAddr(0x8000_0042), 2 << 20));
+//!     table.unmap(&slot, Iova(0x20_0000), 0x20_1000, &mut gather)?;
+//! }
+//! // ... invalidate `gather.0` and wait for it; then:
+//! // SAFETY: the invalidation has completed (here: nothing walks this table).
+//! unsafe { table.release(gather.1) };
+//! table.collect();
+//! # Ok::<(), Box<dyn core::error::Error>>(())
+//! ```
+//!
+//! # What it does not do
+//!
+//! * No lock keeps callers off each other's ranges: the IOVA allocator does.
+//! * `map` never replaces an empty table by a block: the walker may cache the
+//!   table, so an invalidation would have to come first. It fills the table with
+//!   pages; after a `reclaim` the block fits.
+//! * Unmapping a part of a block or contiguous run is refused, as Linux refuses
+//!   it; [`PageTable::break_leaf`] splits one explicitly.
+//! * On AArch64 runs of entries are written one by one: pairs (`stp`) were left
+//!   out for want of a machine to test them on.
 #![no_std]
 
 extern crate alloc;
@@ -36,6 +99,7 @@ mod dirty;
 mod error;
 mod fault;
 pub mod format;
+mod install;
 mod level;
 #[cfg(all(test, loom))]
 mod loom_tests;

@@ -142,6 +142,11 @@ pub fn translate(table: &Table, slot: &SlotGuard<'_>, iova: u64) -> Option<Trans
     table.translate(slot, Iova(iova))
 }
 
+#[inline(never)]
+pub fn translate_phys(table: &Table, slot: &SlotGuard<'_>, iova: u64) -> Option<PhysAddr> {
+    table.translate_phys(slot, Iova(iova))
+}
+
 /// The lower bound: the same number of entries stored and cleared, one by one,
 /// by a loop the compiler cannot merge into wider stores.
 #[inline(never)]

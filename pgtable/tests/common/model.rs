@@ -71,7 +71,7 @@ impl<F: Format> Machine<F> {
     fn range(&self, choices: &mut Choices<'_>) -> (u64, u64) {
         let start = match choices.byte() % 4 {
             // Where blocks and runs begin.
-            0 => 5 + (choices.byte() % 3 << F::INDEX_BITS),
+            0 => 5 + ((choices.byte() % 3) << F::INDEX_BITS),
             1 => 5 + (choices.below(self.pages) & !31),
             _ => choices.below(self.pages),
         };
@@ -194,7 +194,7 @@ impl<F: Format> Machine<F> {
     fn unmap(&mut self, choices: &mut Choices<'_>) {
         let (mut start, mut count) = self.range(choices);
         // Often exactly what one leaf or several hold.
-        if choices.byte() % 4 > 0
+        if !choices.byte().is_multiple_of(4)
             && let Some((page, _)) = self.model.range(start..).next()
         {
             start = *page;
@@ -250,7 +250,7 @@ impl<F: Format> Machine<F> {
     }
 
     fn reclaim(&mut self, choices: &mut Choices<'_>) {
-        let fails = choices.byte() % 4 == 0;
+        let fails = choices.byte().is_multiple_of(4);
         let before = self.f.table.stats();
         // SAFETY: no walker reads these tables.
         let result = unsafe {
@@ -288,7 +288,7 @@ impl<F: Format> Machine<F> {
         // Nobody maps into a leaf that is being split.
         let into = table.map(&slot, at, PhysAddr(0), self.page, Prot::READ);
         assert!(matches!(into, Err(MapError::Exists { .. })), "{into:?}");
-        if choices.byte() % 3 == 0 {
+        if choices.byte().is_multiple_of(3) {
             table.unbreak(&slot, broken).unwrap();
         } else {
             // SAFETY: there is no TLB.
