@@ -19,7 +19,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use dmabench_platform::Granule;
+use dmabench_platform::{Granule, SlotSource, ThreadSlots};
 use rayon::prelude::*;
 
 pub use clock::TickClock;
@@ -124,6 +124,9 @@ pub fn all(
         .flat_map(|w| plan.modes.iter().map(move |&mode| (w, mode)))
         .collect();
     let stop = || interrupted.load(Ordering::Relaxed);
+    // This thread times, so it takes a slot number before rayon's threads do:
+    // however many they are, it has a slot of its own.
+    let _number = ThreadSlots.pin();
 
     let exposed: Vec<Option<Exposed>> = (jobs.par_iter())
         .map(|&(workload, mode)| {
