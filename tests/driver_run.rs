@@ -7,7 +7,7 @@ mod hostile;
 
 use std::sync::{Arc, OnceLock};
 
-use dmabench_dma::{DomainConfig, Mode};
+use dmabench_dma::{Device, Direction, DomainConfig, Mode, Segment, UnmapError};
 use dmabench_flushq::{BackendError, Late, Synced, Ticket, TlbBackend, TlbRange};
 use dmabench_pgtable::{PageTable, Prot, S1K4, TableConfig};
 use dmabench_platform::{
@@ -84,6 +84,10 @@ struct Driven {
 
 impl Driven {
     fn new(mode: Mode, seed: Option<u64>) -> Self {
+        Self::with_timeout(mode, seed, Timeout::DEFAULT)
+    }
+
+    fn with_timeout(mode: Mode, seed: Option<u64>, timeout: Timeout) -> Self {
         let memory = SimMemory::new(SimMemoryConfig::default()).unwrap();
         let clock = Arc::new(VirtualClock::default());
         // Threads that wait for one that does not run must not move the clock
@@ -102,7 +106,9 @@ impl Driven {
         });
         let slots = Arc::new(Slots::new(THREADS as usize + 2, Fences::detect()).unwrap());
         let domain = StreetDomain::with_parts(
-            DomainConfig::new(mode).low32_first(true),
+            DomainConfig::new(mode)
+                .low32_first(true)
+                .sync_timeout(timeout),
             slots.clone(),
             ThreadSlots,
             memory.clone(),
@@ -291,4 +297,64 @@ fn a1_asids_that_are_invalidated_can_be_used_again() {
         street.visit(0, round, &street.device(0));
     }
     assert_eq!(street.smmu().violations(), []);
+}
+
+/// Errors at the invalidation, at the sync, and a sync that does not come: what
+/// is not known to be invalidated stays taken, and the next try succeeds.
+#[test]
+fn a11_what_a_failing_queue_did_not_invalidate_is_not_released() {
+    for seed in [None, Some(7), Some(8)] {
+        let street = Driven::with_timeout(Mode::Strict, seed, Timeout(1_000));
+        let device = street.device(0);
+        let map = |phys: u64, pages: u64| {
+            let segment = Segment {
+                phys: PhysAddr(phys),
+                len_bytes: pages * 4096,
+            };
+            let both = Direction::Bidirectional;
+            let mapping = street.domain.map(&Device::new(), segment, both).unwrap();
+            let range = mapping.mapped_range().unwrap();
+            (mapping, range)
+        };
+        let mut failures = [0; 8];
+        for round in 0..400_u64 {
+            let kind = round % 8;
+            let pages = 1 + round % 40;
+            let (mapping, (iova, len)) = map(0x10_0000_0000 + (round << 20), pages);
+            assert_eq!(device.touch(iova, len, Access::Write).fresh, pages);
+            match kind {
+                0..6 => {
+                    let (code, after) = (kind % 3 + 1, kind / 3);
+                    street.model.inject_command_error(code as u8, after as u32);
+                }
+                6 => street.model.set_stalled(true),
+                _ => {}
+            }
+            let mut others = Vec::new();
+            let mut outcome = street.domain.unmap(mapping);
+            while let Err(error) = outcome {
+                failures[kind as usize] += 1;
+                assert!(others.len() < 4, "it does not recover: {error}");
+                let UnmapError::NotInvalidated(unfinished) = error else {
+                    panic!("{error}");
+                };
+                // The addresses are still taken.
+                let other = map(0x20_0000_0000, pages);
+                let at = other.1.0.0;
+                assert!(at >= iova.0 + len || at + len <= iova.0);
+                others.push(other.0);
+                street.model.set_stalled(false);
+                outcome = street.domain.finish(unfinished);
+            }
+            let after = device.touch(iova, len, Access::Write);
+            assert_eq!(after.faulted, pages, "round {round}");
+            for other in others {
+                street.domain.unmap(other).unwrap();
+            }
+        }
+        assert!(failures[0] > 0 && failures[6] == 50, "{failures:?}");
+        assert_eq!(failures[7], 0, "{failures:?}");
+        assert_eq!(street.smmu().violations(), []);
+        println!("seed {seed:?}: failed tries by kind {failures:?}");
+    }
 }

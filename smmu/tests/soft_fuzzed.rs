@@ -133,7 +133,7 @@ proptest! {
                         prop_assert!(phys.0 >> 52 == 0 || phys.0 == at, "{phys} of {at:#x}");
                     }
                 }
-                Poke::Error(code) => model.inject_command_error(code),
+                Poke::Error(code) => model.inject_command_error(code, u32::from(code >> 7)),
                 Poke::Stall(on) => model.set_stalled(on),
                 Poke::Relax => model.relax(),
             }

@@ -401,7 +401,7 @@ fn bad_input_61_an_illegal_command_stops_the_queue_until_it_is_replaced() {
     rig.model.write32(reg::GERRORN, gerror);
     assert_eq!(rig.model.smmu().stats().syncs, 3, "goes on by itself");
     for code in [2, 3, 0x7f] {
-        rig.model.inject_command_error(code);
+        rig.model.inject_command_error(code, 0);
         rig.send_raw(&Command::SYNC.encode());
         assert_eq!(rig.model.read32(reg::CMDQ_CONS) >> 24, u32::from(code));
         let gerror = rig.model.read32(reg::GERROR);

@@ -145,10 +145,11 @@ impl SmmuModel {
         SimDevice::of_stream(Arc::clone(self), sid, ssid)
     }
 
-    /// Makes the next command fetch stop the queue with this code of
-    /// `CMDQ_CONS.ERR` (2: fetch abort, 3: ATC timeout, others are reserved).
-    pub fn inject_command_error(&self, code: u8) {
-        self.bank.lock().inject = Some(code & 0x7f);
+    /// Lets `after` more commands go and stops the queue at the next one, with
+    /// this code of `CMDQ_CONS.ERR` (1: illegal, 2: fetch abort, 3: ATC timeout,
+    /// others are reserved).
+    pub fn inject_command_error(&self, code: u8, after: u32) {
+        self.bank.lock().inject = Some((code & 0x7f, after));
     }
 
     /// While set, syncs do not complete: a device that hangs. Unset, the queue
@@ -300,9 +301,14 @@ impl SmmuModel {
             let Some(at) = bank.next_command() else {
                 return;
             };
-            if let Some(code) = bank.inject.take() {
-                bank.command_error(code);
-                return;
+            match bank.inject {
+                Some((code, 0)) => {
+                    bank.inject = None;
+                    bank.command_error(code);
+                    return;
+                }
+                Some((code, after)) => bank.inject = Some((code, after - 1)),
+                None => {}
             }
             let memory = self.smmu.memory();
             let raw = [memory.read_u64(at), memory.read_u64(PhysAddr(at.0 + 8))];

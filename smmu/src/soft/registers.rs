@@ -100,8 +100,8 @@ pub(super) struct Bank {
     eventq_base: u64,
     eventq_prod: u32,
     eventq_cons: u32,
-    /// The next command fetch fails with this code.
-    pub(super) inject: Option<u8>,
+    /// A command fetch fails with this code, after so many that do not.
+    pub(super) inject: Option<(u8, u32)>,
     pub(super) misuses: u64,
 }
 
