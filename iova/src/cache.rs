@@ -61,20 +61,25 @@ impl IovaDomain {
         slot: &mut SlotGuard<'_>,
         wish: Wish,
     ) -> Result<u64, AllocError> {
-        let low = self.low_first().filter(|&low| low < wish.last);
-        for last in low.into_iter().chain([wish.last]) {
-            let wish = Wish { last, ..wish };
-            let found = match wish.class {
-                Some(class) => self.take_from_caches(slot, class, wish),
-                None => self.take_from_index(wish),
-            };
-            // Only the end of the space or of memory leads on.
-            if let Ok(Some(page)) = found {
+        if let Some(low) = self.low_first().filter(|&low| low < wish.last) {
+            if let Ok(Some(page)) = self.try_once(slot, Wish { last: low, ..wish }) {
                 return Ok(page);
             }
             self.open_high();
         }
+        // Only the end of the space or of memory leads on.
+        if let Ok(Some(page)) = self.try_once(slot, wish) {
+            return Ok(page);
+        }
         self.drain_and_retry(slot, wish)
+    }
+
+    #[inline]
+    fn try_once(&self, slot: &mut SlotGuard<'_>, wish: Wish) -> Result<Option<u64>, NoMemory> {
+        match wish.class {
+            Some(class) => self.take_from_caches(slot, class, wish),
+            None => self.take_from_index(wish),
+        }
     }
 
     fn place(&self, wish: Wish) -> Place {

@@ -17,6 +17,37 @@
 //! become wholly free stay while the path leads through them (take and free in
 //! turn would else allocate and free nodes all the time) and go when it turns
 //! away.
+//!
+//! # Figures
+//!
+//! Instructions (callgrind, release, x86-64) to free a random range and
+//! allocate one of the same size, caches off, lock and section included:
+//!
+//! | size | 1k live | 100k live | 300k live |
+//! |---|---|---|---|
+//! | 1 page | 875 | 1103 | 1256 |
+//! | 64 pages | 1156 | 1342 | 1494 |
+//! | 64 to 512 pages | 1673 | 1868 | |
+//!
+//! An allocation that needs four fresh nodes takes 2908. Five nodes are visited
+//! per search in a 48-bit space, whatever is live. Memory per live range: 0.2
+//! bytes for dense single pages, 9.2 for 64 pages.
+//!
+//! # Rejected
+//!
+//! * **An ordered map of free runs** (`BTreeMap<first, last>`), the first form
+//!   of this module. While a space has few holes it is even faster (60 ns
+//!   against 129 ns for one page at 100k live, in the same sitting). But a
+//!   search is linear in the holes too small for it: setting up 100,000 live
+//!   ranges of 64 to 512 pages and 50,000 rounds did not end within a minute
+//!   (here: a fraction of a second), and freeing needs memory where it makes a
+//!   new hole.
+//! * **Partly free blocks before whole ones** for sizes that are no power of
+//!   two, to pack tighter. Without a bound on the nodes it looked at, an
+//!   allocation cost 110,000 instructions at 100k live: the bytes of the nodes
+//!   above do not say whether a block lies at the right multiple. Whole blocks
+//!   first, and the rest only before a refusal, fills a 32-bit space to 80 %
+//!   with sizes of 1 to 512 pages, aligned.
 
 mod bits;
 mod node;
