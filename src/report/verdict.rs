@@ -72,10 +72,10 @@ pub fn summary(report: &Report) -> Option<String> {
             time
         ),
         one.model,
-        if lazy_exposed == 0 {
-            "none".to_owned()
-        } else {
-            lazy_exposed.to_string()
+        match lazy_exposed {
+            0 => "none".to_owned(),
+            all if all == pairs.len() => "all of them".to_owned(),
+            some => format!("{some} of them"),
         },
         match window {
             Some(window) if lazy_exposed > 0 => format!(", for up to {}", time(window as f64)),
@@ -333,7 +333,7 @@ mod tests {
             "Over 2 workloads run in both modes, a request takes 8.16 to 15.7 times as long in \
              strict as in lazy mode: -10 to +18 % in our own code (measured), and 900 to 1,800 ns \
              instead of 3.52 ns waiting for the hardware (modelled, example-smmu). Lazy left memory that was given back reachable in \
-             1, for up to 9.71 ms (counted); strict in none."
+             1 of them, for up to 9.71 ms (counted); strict in none."
         );
         report.results[4].stale_device_accesses = Some(3);
         assert!(

@@ -83,9 +83,6 @@ fn head(page: &mut String, report: &Report) {
 
 fn verdict_list(page: &mut String, report: &Report) {
     page.push_str("<section id=\"verdict\">\n<h2>Verdict</h2>\n");
-    for note in &report.notes {
-        put!(page, "<p class=\"note\">{}</p>\n", escape(note));
-    }
     if let Some(summary) = summary(report) {
         put!(page, "<p>{}</p>\n", escape(&summary));
     }
@@ -103,7 +100,11 @@ fn verdict_list(page: &mut String, report: &Report) {
             escape(&verdict.text)
         );
     }
-    page.push_str("</ol>\n</section>\n");
+    page.push_str("</ol>\n");
+    for note in &report.notes {
+        put!(page, "<p class=\"note\">{}</p>\n", escape(note));
+    }
+    page.push_str("</section>\n");
 }
 
 fn put_figures(page: &mut String, figures: &[Figure]) {
