@@ -379,8 +379,9 @@ impl<F: Format> Machine<F> {
         for index in 0..self.arena.table_words() {
             let word = self.arena.word_at(index);
             let value = word.load(std::sync::atomic::Ordering::Relaxed);
-            // The address of a leaf of the window; tables lie elsewhere.
-            if value & 1 == 1 && value & 0xffff_ffff_f000 < 1 << 28 {
+            // Descriptors of tables point into the arena, those of leaves do not.
+            let arena = 0x1000_0000..0x1100_0000;
+            if value & 1 == 1 && !arena.contains(&(value & 0xffff_ffff_f000)) {
                 word.store(value ^ 1 << 40, std::sync::atomic::Ordering::Relaxed);
             }
         }
