@@ -18,6 +18,7 @@ use crate::{
     model,
     report::{self, Report, ReportError},
     run::{self, Plan, RunError},
+    scenario::{self, Scenario, ScenarioOptions},
     trace::{self, TraceError, shipped},
     workload::{Workload, generate},
 };
@@ -47,6 +48,11 @@ pub enum AppError {
         /// What there is.
         known: Vec<String>,
     },
+    /// A scenario found no memory for its domain.
+    NoMemory {
+        /// Which one.
+        scenario: &'static str,
+    },
     /// The result cannot be printed.
     Output(io::Error),
 }
@@ -63,6 +69,9 @@ impl fmt::Display for AppError {
                 wanted.join(" or "),
                 known.join(", ")
             ),
+            AppError::NoMemory { scenario } => {
+                write!(f, "not enough memory for {scenario}; try --quick")
+            }
             AppError::Output(error) => write!(
                 f,
                 "cannot print the result: {error}; the report is in the output folder"
@@ -108,6 +117,11 @@ pub fn main(cli: &Cli, command_line: Vec<String>) -> Result<u8, AppError> {
         Command::Replay { files } => {
             execute(replay_workloads(files, options)?, options, command_line)
         }
+        Command::Scenario { name } => {
+            let which = name.map_or(Scenario::ALL.to_vec(), |one| vec![one]);
+            scenarios(&which, options)?;
+            Ok(0)
+        }
         Command::Report { file } => {
             let report = report::read(file)?;
             report::check_out_dir(&options.out)?;
@@ -115,6 +129,24 @@ pub fn main(cli: &Cli, command_line: Vec<String>) -> Result<u8, AppError> {
             Ok(0)
         }
     }
+}
+
+/// Runs the scenarios one after the other, each printed when it is done.
+fn scenarios(which: &[Scenario], options: &RunOptions) -> Result<(), AppError> {
+    let settings = ScenarioOptions {
+        seed: options.seed,
+        quick: options.quick,
+    };
+    for &scenario in which {
+        let bar = spinner(scenario.name());
+        let result = scenario::run(scenario, settings);
+        bar.finish_and_clear();
+        let result = result.ok_or(AppError::NoMemory {
+            scenario: scenario.name(),
+        })?;
+        print(&format!("{result}\nseed: {}\n\n", settings.seed))?;
+    }
+    Ok(())
 }
 
 /// Ctrl-C once: the run ends after the measurement under way, and what was
@@ -311,6 +343,20 @@ fn progress_bar(units: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(units).with_style(style)
+}
+
+/// For work whose length is not known. As [`progress_bar`] else.
+fn spinner(what: &'static str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let bar = ProgressBar::new_spinner()
+        .with_style(style)
+        .with_message(what);
+    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+    bar
 }
 
 /// Prints to standard output. A reader that has gone (`| head`) is no error.

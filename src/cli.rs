@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::scenario::Scenario;
+
 /// Requests that are timed for each workload and mode, at least: enough that
 /// one in a thousand is a hundred of them.
 pub const REQUESTS_DEFAULT: u64 = 100_000;
@@ -39,6 +41,12 @@ pub enum Command {
     },
     /// List the workloads of `compare`
     List,
+    /// Run a history that is hard on an IOVA allocator, beside Linux's published figures
+    Scenario {
+        /// Which one; without it, each of them
+        #[arg(value_name = "NAME", value_parser = scenario_name)]
+        name: Option<Scenario>,
+    },
     /// Print the table of an earlier run and write its page again
     Report {
         /// The report.json of that run
@@ -118,6 +126,13 @@ pub struct RunOptions {
     /// Print the report as JSON instead of the table
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+fn scenario_name(name: &str) -> Result<Scenario, String> {
+    Scenario::by_name(name).ok_or_else(|| {
+        let known = Scenario::ALL.map(Scenario::name);
+        format!("there are: {}", known.join(", "))
+    })
 }
 
 fn queue_entries(text: &str) -> Result<usize, String> {

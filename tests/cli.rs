@@ -434,3 +434,31 @@ fn an_interrupted_run_writes_what_it_has() {
         assert!(notes.contains("interrupted"), "{notes}");
     }
 }
+
+#[test]
+fn a_scenario_prints_its_figures_beside_the_published_ones() {
+    let bench = Bench::new();
+    let mut command = bench.command();
+    let output = command
+        .args(["scenario", "ageing", "--quick"])
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    for words in ["scenario ageing", "nodes max", "published: ", "seed: 1"] {
+        assert!(text.contains(words), "{words} is missing in: {text}");
+    }
+}
+
+#[test]
+fn an_unknown_scenario_is_refused_with_the_known_ones() {
+    let bench = Bench::new();
+    let output = bench
+        .command()
+        .args(["scenario", "bogus"])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("linear-search, low32, ageing"), "{text}");
+}
