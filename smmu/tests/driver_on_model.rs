@@ -292,14 +292,15 @@ fn a11_bad_input_62_an_smmu_that_hangs_keeps_the_gather() {
 /// loss, and the next try gets through, or the queue says that it has stopped.
 #[test]
 fn a11_bad_input_61_errors_on_the_way_of_an_invalidation() {
-    for (code, stops) in [(2, false), (3, false), (0x7f, true)] {
+    let codes = [(1, false), (2, false), (3, false), (0x7f, true)];
+    for ((code, stops), after) in codes.into_iter().flat_map(|c| [(c, 0), (c, 1)]) {
         let rig = Rig::new(ModelConfig::default());
         let table = rig.table::<S1K4>(48);
         let context = rig.driver.create_context(&table.registers()).unwrap();
         rig.attach(context);
         rig.map(&table, 0x5000, 0x9000_0000, 0x1000);
         assert!(rig.device().probe(Iova(0x5000), Access::Read).is_fresh());
-        rig.model.inject_command_error(code);
+        rig.model.inject_command_error(code, after);
         let mut gather = rig.unmap(&table, Granule::K4, 0x5000, 0x1000);
         let mut tries = 0;
         loop {
