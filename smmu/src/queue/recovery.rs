@@ -309,8 +309,12 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
             let Some(mut recovery) = self.recovery.try_lock() else {
                 return;
             };
+            if recovery.reason.is_some() {
+                // Stopped: what completes from here on proves nothing.
+                return;
+            }
             match recovery.state {
-                State::Lossy if recovery.reason.is_none() => {
+                State::Lossy => {
                     recovery.state = State::Queueing;
                     recovery.heal.clone()
                 }

@@ -368,6 +368,34 @@ fn bad_input_60_impossible_consumer_indices_stop_the_queue() {
     );
 }
 
+/// Found by fuzzing: a queue that stopped while a heal batch was out came back
+/// when the batch completed.
+#[test]
+fn a11_a_queue_that_stops_while_healing_stays_stopped() {
+    let (device, queue) = make(4);
+    device
+        .eager
+        .store(false, core::sync::atomic::Ordering::Relaxed);
+    device.doom(0, Fate::Illegal, 1);
+    let ticket = queue.push_sync(&[asid(1)]).unwrap();
+    device.run(9);
+    let timed_out = Err(WaitError::TimedOut { after: MS });
+    assert_eq!(
+        queue.sync_wait(ticket, MS),
+        timed_out,
+        "the heal batch is out"
+    );
+    device.set(r::CMDQ_CONS, 0x1f);
+    let corrupt = Err(WaitError::Stopped(StopReason::Corrupt { cons: 0x1f }));
+    assert_eq!(queue.sync_wait(ticket, MS), corrupt);
+    device.set(r::CMDQ_CONS, 0);
+    device.run(99);
+    for ticket in [ticket, ticket + 3, queue.sync_begin().unwrap_or(5)] {
+        assert_eq!(queue.sync_wait(ticket, MS), corrupt);
+    }
+    assert_eq!(queue.faults().heals, 0);
+}
+
 #[test]
 fn a9_many_producers_on_small_queues() {
     for lg2 in [1, 2, 4] {
