@@ -374,7 +374,7 @@ impl IovaDomain {
     }
 
     fn figures(&self, cached_pages: u64, depot_magazines: u64, magazines: u64) -> IovaStats {
-        let space = self.space.lock();
+        let mut space = self.space.lock();
         let bytes = |pages: u64| pages << self.granule_lg2;
         let all = self.last_page - self.first_page + 1;
         let free = space.index.free_pages();

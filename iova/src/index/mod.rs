@@ -55,6 +55,7 @@ mod runs;
 mod search;
 #[cfg(test)]
 mod tests;
+mod top;
 
 use core::{fmt, ptr::NonNull};
 
@@ -62,6 +63,7 @@ use bits::{OrderByte, below};
 pub(crate) use node::NoMemory;
 use node::{Node, child_lg2, child_of, whole};
 pub(crate) use search::{Place, ceil_lg2};
+use top::Tops;
 
 /// 9 heights of 6 bits and the words: 60 bits, more than any page number has.
 const MAX_HEIGHT: usize = 9;
@@ -78,6 +80,11 @@ pub(crate) struct Index {
     path_low: u32,
     /// Some node below the root on the path may be wholly free.
     idle: bool,
+    /// The nodes above may not know yet what changed in the leaf of the path.
+    unsettled: bool,
+    tops: Tops,
+    /// The last page that was free at first.
+    last: u64,
     free_pages: u64,
     nodes: usize,
     effort: Effort,
@@ -123,6 +130,9 @@ impl Index {
             path_page: 0,
             path_low: height,
             idle: false,
+            unsettled: false,
+            tops: Tops::new((1 << child_lg2(height + 1) >> LEAF_LG2) - 1),
+            last,
             free_pages: 1 << child_lg2(height + 1),
             nodes: 1,
             effort: Effort::default(),
@@ -144,6 +154,7 @@ impl Index {
     }
 
     /// Takes a range that satisfies `place`; its first page.
+    #[inline]
     pub(crate) fn alloc(&mut self, place: Place) -> Result<Option<u64>, NoMemory> {
         let Some(start) = self.find(place) else {
             return Ok(None);
@@ -153,6 +164,7 @@ impl Index {
     }
 
     /// Takes `size` pages from `start` on; all of them are free.
+    #[inline]
     pub(crate) fn take(&mut self, start: u64, size: u64) -> Result<(), NoMemory> {
         if in_one_leaf(start, size) {
             self.seek(start)?;
@@ -174,18 +186,19 @@ impl Index {
             debug_assert_eq!(found, Ok(()), "a taken page has its nodes");
             self.mark_in_leaf(start, size, true);
         } else {
-            self.release_idle(self.height);
-            self.forget_path();
+            self.leave_path();
             self.mark(start, size, true);
             self.prune(start);
             self.prune(start + (size - 1));
+            self.tops.raise_all((start + (size - 1)) >> LEAF_LG2);
         }
         self.free_pages += size;
         self.refused = None;
     }
 
     /// Whether all of `first..=last` is free.
-    pub(crate) fn is_free(&self, first: u64, last: u64) -> bool {
+    pub(crate) fn is_free(&mut self, first: u64, last: u64) -> bool {
+        self.settle();
         self.run_end(first, last + 1) == last + 1
     }
 
@@ -228,6 +241,7 @@ impl Index {
     }
 
     fn seek_from_fork(&mut self, page: u64) -> Result<(), NoMemory> {
+        self.settle();
         let differ = (page ^ self.path_page) | 1;
         let mut height = (differ.ilog2() / 6).max(self.path_low);
         if self.idle {
@@ -260,7 +274,15 @@ impl Index {
         Ok(())
     }
 
+    /// Forgets the path, after what it held back is done.
+    fn leave_path(&mut self) {
+        self.settle();
+        self.release_idle(self.height);
+        self.forget_path();
+    }
+
     fn forget_path(&mut self) {
+        debug_assert!(!self.unsettled);
         self.path_low = self.height;
         self.idle = false;
     }
@@ -327,52 +349,58 @@ impl Index {
         unsafe { Node::release(owned) };
     }
 
-    /// Marks pages of the leaf the path leads to, and tells the nodes above.
+    /// Marks pages of the leaf the path leads to. The nodes above hear of it
+    /// when the path turns away, or a search looks at them.
     #[inline]
     fn mark_in_leaf(&mut self, start: u64, size: u64, free: bool) {
+        self.unsettled = true;
         let low = start as u32 & (below(LEAF_LG2) as u32);
-        let high = low + size as u32;
-        let (at, bit) = ((low >> 6) as usize, low & 63);
-        let before = self.byte_over_leaf();
+        let at = (low >> 6) as usize;
+        let bit = low & 63;
         let leaf = self.node_mut(self.path[1]);
-        let summary = if high <= (low & !63) + 64 {
-            let mask = below(size as u32) << bit;
+        let count = if u64::from(bit) + size <= 64 {
+            let mask = !0 >> (64 - size) << bit;
             let pages = leaf.word(at);
             debug_assert_eq!(pages & mask, if free { 0 } else { mask });
-            let was = leaf.orders[at];
-            leaf.set_word(at, pages ^ mask);
-            let is = leaf.orders[at];
-            if was == is {
+            let byte = leaf.set_word(at, pages ^ mask);
+            if !free {
                 return;
             }
-            leaf.summary_after(1, before, was, is)
+            if byte == whole(1) && leaf.orders[at ^ 1] == whole(1) {
+                leaf.summary(1)
+            } else {
+                byte
+            }
         } else {
-            for at in (low >> 6)..=((high - 1) >> 6) {
-                let word = at << 6;
-                let mask = bits::span(low.max(word) - word, high.min(word + 64) - word);
-                let pages = leaf.word(at as usize);
-                debug_assert_eq!(pages & mask, if free { 0 } else { mask });
-                leaf.set_word(at as usize, pages ^ mask);
+            leaf.flip(low, low + size as u32, free);
+            if !free {
+                return;
             }
             leaf.summary(1)
         };
+        self.tops.raise(u32::from(count), start >> LEAF_LG2);
+    }
+
+    /// Tells the nodes above the leaf of the path what changed in it.
+    #[inline]
+    fn settle(&mut self) {
+        if !self.unsettled {
+            return;
+        }
+        self.unsettled = false;
+        if self.height == 1 {
+            return;
+        }
+        let summary = self.node(self.path[1]).summary(1);
+        let before = self.node(self.path[2]).orders[child_of(self.path_page, 2)];
         if summary != before {
             self.tell_above(before, summary);
         }
     }
 
-    /// What the node above says of the leaf of the path; 0 if there is none
-    /// above.
-    #[inline]
-    fn byte_over_leaf(&self) -> OrderByte {
-        if self.height == 1 {
-            return 0;
-        }
-        self.node(self.path[2]).orders[child_of(self.path_page, 2)]
-    }
-
     /// Brings the bytes over the leaf of the path up to date, after its byte
     /// changed.
+    #[inline(never)]
     fn tell_above(&mut self, mut was: OrderByte, mut is: OrderByte) {
         for height in 2..=self.height {
             let at = child_of(self.path_page, height);
@@ -396,8 +424,7 @@ impl Index {
 
     /// Makes the nodes over both ends of a range that the range covers in part.
     fn make_edges(&mut self, start: u64, size: u64) -> Result<(), NoMemory> {
-        self.release_idle(self.height);
-        self.forget_path();
+        self.leave_path();
         let last = start + (size - 1);
         for edge in [start, last] {
             if let Err(error) = self.make_edge(edge, start, last) {

@@ -87,12 +87,11 @@ impl Node {
     /// of them.
     #[inline]
     pub(super) fn summary(&self, height: u32) -> OrderByte {
-        let free = self.whole_children(height);
-        if free == 0 {
-            largest(&self.orders)
-        } else {
-            child_lg2(height) as OrderByte + order_byte(free)
+        let most = largest(&self.orders);
+        if most < whole(height) {
+            return most;
         }
+        child_lg2(height) as OrderByte + order_byte(self.whole_children(height))
     }
 
     /// [`summary`](Self::summary), where it was `before` until one child's byte
@@ -105,14 +104,17 @@ impl Node {
         was: OrderByte,
         is: OrderByte,
     ) -> OrderByte {
-        let whole = whole(height);
-        if was.max(is) < whole {
-            // Runs of whole children are as they were.
+        if is < whole(height) {
             if is > was {
+                // Runs of whole children are as they were.
                 return before.max(is);
             }
-            if was < before {
+            if was < before && was < whole(height) {
                 return before;
+            }
+            if before == whole(height + 1) {
+                // All were whole. One half still is.
+                return before - 1;
             }
         }
         self.summary(height)
@@ -126,12 +128,33 @@ impl Node {
         unsafe { self.children[at].pages }
     }
 
-    /// Replaces the free pages of child `at` of a node of height 1; whether its
-    /// byte changed.
+    /// Replaces the free pages of child `at` of a node of height 1; its byte.
     #[inline]
-    pub(super) fn set_word(&mut self, at: usize, pages: u64) {
+    pub(super) fn set_word(&mut self, at: usize, pages: u64) -> OrderByte {
+        let byte = order_byte(pages);
         self.children[at].pages = pages;
-        self.orders[at] = order_byte(pages);
+        self.orders[at] = byte;
+        byte
+    }
+
+    /// Frees or takes the pages `low..high` of a node of height 1, which lie in
+    /// more than one child.
+    #[inline]
+    pub(super) fn flip(&mut self, low: u32, high: u32, free: bool) {
+        let (first, last) = ((low >> 6) as usize & 63, ((high - 1) >> 6) as usize & 63);
+        let mut flip_part = |at: usize, mask: u64| {
+            let pages = self.word(at);
+            debug_assert_eq!(pages & mask, if free { 0 } else { mask });
+            self.set_word(at, pages ^ mask);
+        };
+        flip_part(first, !0 << (low & 63));
+        flip_part(last, !0 >> (high.wrapping_neg() & 63));
+        let (pages, byte) = if free { (!0, whole(1)) } else { (0, 0) };
+        for at in first + 1..last {
+            debug_assert_eq!(self.word(at), !pages);
+            self.children[at].pages = pages;
+            self.orders[at] = byte;
+        }
     }
 
     /// Child `at` of a node above height 1: null, or a node.

@@ -85,7 +85,8 @@ impl Index {
     }
 
     /// Pages of the longest free run.
-    pub(crate) fn largest_free_run(&self) -> u64 {
+    pub(crate) fn largest_free_run(&mut self) -> u64 {
+        self.settle();
         let mut longest = 0;
         let mut from = 0;
         // A longer run contains a block of this order.

@@ -91,20 +91,43 @@ fn tightest_runs(set: u64, order: u32, bits: u64) -> u64 {
 
 impl Index {
     /// The first page of a free range as asked for.
+    #[inline]
     pub(super) fn find(&mut self, place: Place) -> Option<u64> {
+        let end = if place.last >= self.last {
+            self.end()
+        } else {
+            place.last + 1
+        };
+        let mut visited = 0;
+        let certain = ceil_lg2(place.size).max(place.align_lg2);
+        let found = if place.policy == Policy::HighestFirst
+            && let Some(block) = self.top_block(certain, end, &mut visited)
+        {
+            // The highest place in the block.
+            Some((block + (1 << certain) - place.size) >> place.align_lg2 << place.align_lg2)
+        } else {
+            self.find_settled(place, end, &mut visited)
+        };
+        self.effort.searches += 1;
+        self.effort.nodes_visited += visited;
+        self.effort.nodes_visited_max = self.effort.nodes_visited_max.max(visited);
+        found
+    }
+
+    /// As [`find`](Self::find), by a walk from the root.
+    #[inline(never)]
+    fn find_settled(&mut self, place: Place, end: u64, visited: &mut u64) -> Option<u64> {
         if let Some(refused) = self.refused
             && place.size >= refused.size
             && place.align_lg2 >= refused.align_lg2
             && place.last <= refused.last
         {
-            core::hint::cold_path();
             return None;
         }
-        let mut visited = 0;
-        let end = place.last.saturating_add(1).min(self.end());
+        self.settle();
         let order = ceil_lg2(place.size);
         let found = if !place.size.is_power_of_two() || place.align_lg2 != order {
-            self.find_among_runs(place, end, &mut visited)
+            self.find_among_runs(place, end, visited)
         } else if place.policy == Policy::BestFit {
             let wanted = Wanted {
                 order,
@@ -113,13 +136,10 @@ impl Index {
                 end,
                 policy: place.policy,
             };
-            self.block(&wanted, &mut visited)
+            self.block(&wanted, visited)
         } else {
-            self.aligned_block(order, end, place.policy, &mut visited)
+            self.aligned_block(order, end, place.policy, visited)
         };
-        self.effort.searches += 1;
-        self.effort.nodes_visited += visited;
-        self.effort.nodes_visited_max = self.effort.nodes_visited_max.max(visited);
         if found.is_none() {
             self.refused = Some(place);
         }
@@ -244,45 +264,6 @@ impl Index {
         self.block(&wanted, &mut 0)
     }
 
-    /// The highest aligned free block of `1 << order` pages anywhere: one walk
-    /// down, in which no byte promises too much.
-    #[inline]
-    fn highest_block(&self, order: u32, visited: &mut u64) -> Option<u64> {
-        let least = order as u8 + 1;
-        let (mut node, mut height, mut base) = (self.root(), self.height, 0);
-        let mut on_path = self.path_low <= 1;
-        let mut fits = at_least(&node.orders, least);
-        while order < child_lg2(height) {
-            *visited += 1;
-            // Only the root can disappoint.
-            let at = fits.checked_ilog2()?;
-            base |= u64::from(at) << child_lg2(height);
-            if height == 1 {
-                let runs = aligned_runs(node.word(at as usize), order);
-                return Some(base + u64::from(runs.checked_ilog2()?));
-            }
-            on_path = on_path && at as usize == child_of(self.path_page, height);
-            // Two loads that do not wait for each other, instead of one that
-            // waits for the node above.
-            let child = if on_path {
-                self.path[height as usize - 1]
-            } else {
-                core::hint::cold_path();
-                node.child(at as usize)
-            };
-            if child.is_null() {
-                core::hint::cold_path();
-                return Some(base + ((1 << child_lg2(height)) - (1 << order)));
-            }
-            node = self.node(child);
-            height -= 1;
-            fits = at_least(&node.orders, least);
-        }
-        *visited += 1;
-        let runs = aligned_runs(node.whole_children(height), order - child_lg2(height));
-        Some(base + (u64::from(runs.checked_ilog2()?) << child_lg2(height)))
-    }
-
     /// The highest (or lowest) aligned free block of `1 << order` pages below
     /// `end`. One walk down; at most one more where `end` cuts a node.
     #[inline]
@@ -297,9 +278,6 @@ impl Index {
             return None;
         }
         let highest = policy == Policy::HighestFirst;
-        if end == self.end() && highest {
-            return self.highest_block(order, visited);
-        }
         let pick = |bits: u64| {
             if highest {
                 bits.ilog2()

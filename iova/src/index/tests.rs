@@ -48,6 +48,15 @@ impl Random {
     }
 }
 
+/// No free block lies above the leaf that is said to be the last for its order.
+fn assert_tops(index: &Index) {
+    for order in 0..LEAF_LG2 {
+        let above = (index.tops.get(order) + 1) << LEAF_LG2;
+        assert_eq!(index.first_block(order, above, index.end()), None);
+        assert!(order == 0 || index.tops.get(order) <= index.tops.get(order - 1));
+    }
+}
+
 /// Fills and empties a small space over and over; every answer, refusals
 /// included, is checked page by page.
 fn churn(first: u64, last: u64, policy: Policy, seed: u64, steps: u32) {
@@ -105,6 +114,7 @@ fn churn(first: u64, last: u64, policy: Policy, seed: u64, steps: u32) {
             let free = model.free.iter().filter(|&&free| free).count() as u64;
             assert_eq!(index.free_pages(), free);
             assert_eq!(index.largest_free_run(), model.largest_free_run());
+            assert_tops(&index);
         }
     }
     assert!(refusals > 0, "the space was never full");
@@ -174,7 +184,7 @@ fn large_ranges_come_and_go_across_nodes() {
     }
     assert_eq!(index.free_pages(), last);
     // The path may keep a few, until it turns away.
-    index.release_idle(index.height);
+    index.leave_path();
     assert_eq!(index.nodes, nodes);
 }
 
