@@ -358,27 +358,14 @@ impl Index {
         let at = (low >> 6) as usize;
         let bit = low & 63;
         let leaf = self.node_mut(self.path[1]);
-        let count = if u64::from(bit) + size <= 64 {
+        if u64::from(bit) + size <= 64 {
             let mask = !0 >> (64 - size) << bit;
             let pages = leaf.word(at);
             debug_assert_eq!(pages & mask, if free { 0 } else { mask });
-            let byte = leaf.set_word(at, pages ^ mask);
-            if !free {
-                return;
-            }
-            if byte == whole(1) && leaf.orders[at ^ 1] == whole(1) {
-                leaf.summary(1)
-            } else {
-                byte
-            }
+            leaf.set_word(at, pages ^ mask);
         } else {
             leaf.flip(low, low + size as u32, free);
-            if !free {
-                return;
-            }
-            leaf.summary(1)
-        };
-        self.tops.raise(u32::from(count), start >> LEAF_LG2);
+        }
     }
 
     /// Tells the nodes above the leaf of the path what changed in it.
@@ -388,10 +375,12 @@ impl Index {
             return;
         }
         self.unsettled = false;
+        let summary = self.node(self.path[1]).summary(1);
+        self.tops
+            .raise(u32::from(summary), self.path_page >> LEAF_LG2);
         if self.height == 1 {
             return;
         }
-        let summary = self.node(self.path[1]).summary(1);
         let before = self.node(self.path[2]).orders[child_of(self.path_page, 2)];
         if summary != before {
             self.tell_above(before, summary);

@@ -128,13 +128,11 @@ impl Node {
         unsafe { self.children[at].pages }
     }
 
-    /// Replaces the free pages of child `at` of a node of height 1; its byte.
+    /// Replaces the free pages of child `at` of a node of height 1.
     #[inline]
-    pub(super) fn set_word(&mut self, at: usize, pages: u64) -> OrderByte {
-        let byte = order_byte(pages);
+    pub(super) fn set_word(&mut self, at: usize, pages: u64) {
         self.children[at].pages = pages;
-        self.orders[at] = byte;
-        byte
+        self.orders[at] = order_byte(pages);
     }
 
     /// Frees or takes the pages `low..high` of a node of height 1, which lie in

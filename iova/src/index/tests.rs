@@ -114,6 +114,7 @@ fn churn(first: u64, last: u64, policy: Policy, seed: u64, steps: u32) {
             let free = model.free.iter().filter(|&&free| free).count() as u64;
             assert_eq!(index.free_pages(), free);
             assert_eq!(index.largest_free_run(), model.largest_free_run());
+            index.settle();
             assert_tops(&index);
         }
     }

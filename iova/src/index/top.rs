@@ -11,7 +11,8 @@ use super::{
 const ORDERS: usize = LEAF_LG2 as usize;
 
 /// For each order below a leaf's the number (page >> 12) of a leaf above which
-/// no free aligned block of that order lies.
+/// no free aligned block of that order lies, but for the leaf of the remembered
+/// path while that is unsettled.
 ///
 /// The numbers never rise with the order: where a block is free, its halves
 /// are. So a change ends at the first order it leaves as it is.
@@ -23,7 +24,7 @@ impl Tops {
         Tops([last_leaf; ORDERS])
     }
 
-    /// Blocks of the orders below `count` may have become free in a leaf.
+    /// A leaf has free blocks of the orders below `count`.
     #[inline]
     pub(super) fn raise(&mut self, count: u32, leaf: u64) {
         for top in self.0[..(count as usize).min(ORDERS)].iter_mut().rev() {
@@ -83,27 +84,28 @@ impl Index {
     #[inline]
     pub(super) fn top_block(&mut self, order: u32, end: u64, visited: &mut u64) -> Option<u64> {
         let top = *self.tops.0.get(order as usize)?;
-        if (top + 1) << LEAF_LG2 > end {
+        let own = self.path_page >> LEAF_LG2;
+        if (top.max(own) + 1) << LEAF_LG2 > end {
             return None;
         }
-        if top == self.path_page >> LEAF_LG2 && self.path_low == 1 {
+        if own >= top && self.path_low == 1 {
             *visited += 1;
             let leaf = self.node(self.path[1]);
             if let Some(page) = highest_in_leaf(leaf, order) {
-                return Some(top << LEAF_LG2 | page);
+                return Some(own << LEAF_LG2 | page);
             }
         }
-        self.climb(order, top, visited)
+        self.climb(order, visited)
     }
 
     /// Goes up the remembered path until a block lies below it, and down to it.
     #[inline(never)]
-    fn climb(&mut self, order: u32, top: u64, visited: &mut u64) -> Option<u64> {
+    fn climb(&mut self, order: u32, visited: &mut u64) -> Option<u64> {
         if self.height == 1 {
             return None;
         }
         self.settle();
-        let page = top << LEAF_LG2;
+        let page = self.tops.0[order as usize] << LEAF_LG2;
         let differ = (page ^ self.path_page) | 1;
         let mut height = (differ.ilog2() / 6).max(self.path_low).max(2);
         let least = order as u8 + 1;
