@@ -217,7 +217,10 @@ impl IovaDomain {
         if size_pages == 0 {
             return Err(AllocError::ZeroSize);
         }
-        let limit_end = ((u128::from(req.limit.0) + 1) >> self.granule_lg2) as u64;
+        // The page after the last whole one, without a carry beyond 64 bits.
+        let mask = self.granule.mask();
+        let cut = u64::from(req.limit.0 & mask != mask);
+        let limit_end = (req.limit.0 >> self.granule_lg2) + 1 - cut;
         if limit_end <= self.first_page {
             return Err(AllocError::LimitBelowStart);
         }

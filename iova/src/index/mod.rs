@@ -85,6 +85,8 @@ pub(crate) struct Index {
     tops: Tops,
     /// The last page that was free at first.
     last: u64,
+    /// The first page the tree has no bit for.
+    end: u64,
     free_pages: u64,
     nodes: usize,
     effort: Effort,
@@ -133,6 +135,7 @@ impl Index {
             unsettled: false,
             tops: Tops::new((1 << child_lg2(height + 1) >> LEAF_LG2) - 1),
             last,
+            end: 1 << child_lg2(height + 1),
             free_pages: 1 << child_lg2(height + 1),
             nodes: 1,
             effort: Effort::default(),
@@ -149,8 +152,9 @@ impl Index {
     }
 
     /// The first page the tree has no bit for.
+    #[inline]
     fn end(&self) -> u64 {
-        1 << child_lg2(self.height + 1)
+        self.end
     }
 
     /// Takes a range that satisfies `place`; its first page.
@@ -164,36 +168,48 @@ impl Index {
     }
 
     /// Takes `size` pages from `start` on; all of them are free.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&mut self, start: u64, size: u64) -> Result<(), NoMemory> {
         if in_one_leaf(start, size) {
             self.seek(start)?;
             self.mark_in_leaf(start, size, false);
         } else {
-            self.make_edges(start, size)?;
-            self.mark(start, size, false);
+            self.take_across_leaves(start, size)?;
         }
         self.free_pages -= size;
         Ok(())
     }
 
+    #[inline(never)]
+    fn take_across_leaves(&mut self, start: u64, size: u64) -> Result<(), NoMemory> {
+        self.make_edges(start, size)?;
+        self.mark(start, size, false);
+        Ok(())
+    }
+
     /// Gives back `size` pages from `start` on, which were taken as one range
     /// (or, within 64 aligned pages, as part of one).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn free(&mut self, start: u64, size: u64) {
         if in_one_leaf(start, size) {
             let found = self.seek(start);
             debug_assert_eq!(found, Ok(()), "a taken page has its nodes");
             self.mark_in_leaf(start, size, true);
         } else {
-            self.leave_path();
-            self.mark(start, size, true);
-            self.prune(start);
-            self.prune(start + (size - 1));
-            self.tops.raise_all((start + (size - 1)) >> LEAF_LG2);
+            self.free_across_leaves(start, size);
         }
         self.free_pages += size;
         self.refused = None;
+    }
+
+    #[inline(never)]
+    fn free_across_leaves(&mut self, start: u64, size: u64) {
+        let last = start + (size - 1);
+        self.leave_path();
+        self.mark(start, size, true);
+        self.prune(start);
+        self.prune(last);
+        self.tops.raise_all(last >> LEAF_LG2);
     }
 
     /// Whether all of `first..=last` is free.
@@ -240,6 +256,7 @@ impl Index {
         self.seek_from_fork(page)
     }
 
+    #[inline(never)]
     fn seek_from_fork(&mut self, page: u64) -> Result<(), NoMemory> {
         self.settle();
         let differ = (page ^ self.path_page) | 1;
@@ -351,7 +368,7 @@ impl Index {
 
     /// Marks pages of the leaf the path leads to. The nodes above hear of it
     /// when the path turns away, or a search looks at them.
-    #[inline]
+    #[inline(always)]
     fn mark_in_leaf(&mut self, start: u64, size: u64, free: bool) {
         self.unsettled = true;
         let low = start as u32 & (below(LEAF_LG2) as u32);

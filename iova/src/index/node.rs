@@ -137,7 +137,7 @@ impl Node {
 
     /// Frees or takes the pages `low..high` of a node of height 1, which lie in
     /// more than one child.
-    #[inline]
+    #[inline(never)]
     pub(super) fn flip(&mut self, low: u32, high: u32, free: bool) {
         let (first, last) = ((low >> 6) as usize & 63, ((high - 1) >> 6) as usize & 63);
         let mut flip_part = |at: usize, mask: u64| {

@@ -98,6 +98,9 @@ impl Index {
         } else {
             place.last + 1
         };
+        if self.refused.is_some() && self.is_refused(&place) {
+            return None;
+        }
         let mut visited = 0;
         let certain = ceil_lg2(place.size).max(place.align_lg2);
         let found = if place.policy == Policy::HighestFirst
@@ -114,16 +117,18 @@ impl Index {
         found
     }
 
+    #[cold]
+    fn is_refused(&self, place: &Place) -> bool {
+        self.refused.is_some_and(|refused| {
+            place.size >= refused.size
+                && place.align_lg2 >= refused.align_lg2
+                && place.last <= refused.last
+        })
+    }
+
     /// As [`find`](Self::find), by a walk from the root.
     #[inline(never)]
     fn find_settled(&mut self, place: Place, end: u64, visited: &mut u64) -> Option<u64> {
-        if let Some(refused) = self.refused
-            && place.size >= refused.size
-            && place.align_lg2 >= refused.align_lg2
-            && place.last <= refused.last
-        {
-            return None;
-        }
         self.settle();
         let order = ceil_lg2(place.size);
         let found = if !place.size.is_power_of_two() || place.align_lg2 != order {

@@ -57,6 +57,14 @@ fn assert_tops(index: &Index) {
     }
 }
 
+#[test]
+#[should_panic]
+fn a_top_that_is_too_low_is_seen() {
+    let mut index = Index::new(0, (1 << 18) - 1).unwrap();
+    index.tops = Tops::new(3);
+    assert_tops(&index);
+}
+
 /// Fills and empties a small space over and over; every answer, refusals
 /// included, is checked page by page.
 fn churn(first: u64, last: u64, policy: Policy, seed: u64, steps: u32) {
