@@ -393,6 +393,10 @@ impl Index {
         }
         self.unsettled = false;
         let summary = self.node(self.path[1]).summary(1);
+        if summary == whole(2) {
+            // Even if the node above never heard that it was not.
+            self.idle = true;
+        }
         self.tops
             .raise(u32::from(summary), self.path_page >> LEAF_LG2);
         if self.height == 1 {

@@ -219,6 +219,25 @@ fn a_space_that_empties_gives_its_nodes_back() {
 }
 
 #[test]
+fn ranges_that_come_and_go_alone_leave_no_nodes_behind() {
+    let mut index = Index::new(1, (1 << 36) - 1).unwrap();
+    let nodes = index.nodes;
+    for megapages in 1..200 {
+        let place = Place {
+            size: 1,
+            align_lg2: 0,
+            last: (megapages << 20) - 1,
+            policy: Policy::HighestFirst,
+        };
+        let page = index.alloc(place).unwrap().unwrap();
+        index.free(page, 1);
+        assert!(index.nodes <= nodes + 4, "only the path may be left");
+    }
+    index.leave_path();
+    assert_eq!(index.nodes, nodes);
+}
+
+#[test]
 fn highest_and_lowest_first_are_what_they_say() {
     for (policy, expected) in [(Policy::HighestFirst, 9999), (Policy::LowestFirst, 10)] {
         let mut index = Index::new(10, 9999).unwrap();
