@@ -257,6 +257,120 @@ fn l2_a2_lazy_with_tables_on_two_threads() {
     world.domain.close().unwrap();
 }
 
+/// 64 MiB in mappings of 512 KiB: tables that no unmap covers whole. What was
+/// mapped.
+fn empty_piece_by_piece(world: &World<S1K4>, phys: u64) -> Vec<(Iova, u64)> {
+    let mappings: Vec<_> = (0..128_u64)
+        .map(|i| world.map(phys + PAGE + (i << 20), 128 * PAGE))
+        .collect();
+    mappings
+        .into_iter()
+        .map(|mapping| {
+            let range = world.touch(&mapping);
+            world.domain.unmap(mapping).unwrap();
+            range
+        })
+        .collect()
+}
+
+/// Serves deadlines until there are none.
+fn serve(world: &World<S1K4>) {
+    for _ in 0..100 {
+        let Some(due) = world.domain.next_deadline() else {
+            return;
+        };
+        world.clock.advance_to(due);
+        world.domain.poll(world.clock.now()).unwrap();
+    }
+    panic!("there is always something to do");
+}
+
+#[test]
+fn a2_tables_emptied_piece_by_piece_come_back() {
+    for mode in [Mode::Strict, Mode::lazy()] {
+        let tables = TableConfig::new(48, 48).with_spare_tables(0);
+        let config = DomainConfig::new(mode).tables(tables);
+        let world = World::<S1K4>::new(config, SoftConfig::default());
+        assert_eq!(world.domain.next_deadline(), None);
+        let root_bytes = world.domain.stats().page_table_bytes;
+        for round in 1..4 {
+            let stay = world.map(0x7000, PAGE);
+            let ranges = empty_piece_by_piece(&world, round << 40);
+            world.domain.drain().unwrap();
+            let full = world.domain.stats().page_table_bytes;
+            assert!(full >= root_bytes + 32 * PAGE, "{full}");
+            serve(&world);
+            // One table of each level is in use.
+            assert_eq!(world.domain.stats().page_table_bytes, root_bytes + 3 * PAGE);
+            let reached = world.device.probe(stay.addr(), Access::Read).phys();
+            assert_eq!(reached, Some(PhysAddr(0x7000)));
+            for range in ranges {
+                assert_eq!(world.stale(range), 0);
+            }
+            world.domain.unmap(stay).unwrap();
+            serve(&world);
+            let empty = world.domain.stats();
+            // As little as an eighth of growth is not worth a run.
+            assert!(empty.page_table_bytes <= root_bytes + 3 * PAGE);
+        }
+        world.assert_no_violation();
+        world.domain.close().unwrap();
+    }
+}
+
+#[test]
+fn a11_tables_stay_while_their_invalidation_does_not_succeed() {
+    let tables = TableConfig::new(48, 48).with_spare_tables(0);
+    let config = DomainConfig::new(Mode::Strict).tables(tables);
+    let world = World::<S1K4>::new(config, SoftConfig::default());
+    let root_bytes = world.domain.stats().page_table_bytes;
+    empty_piece_by_piece(&world, 1 << 40);
+    let full = world.domain.stats().page_table_bytes;
+    world.domain.poll(TimeNs(0)).unwrap();
+    world.smmu().set_stalled(true);
+    let mut due = TimeNs(0);
+    for _ in 0..3 {
+        let next = world.domain.next_deadline().unwrap();
+        assert!(next > due, "not without a pause");
+        due = next;
+        world.clock.advance_to(due);
+        assert!(world.domain.poll(due).is_err());
+        assert_eq!(world.domain.stats().page_table_bytes, full);
+    }
+    world.smmu().set_stalled(false);
+    serve(&world);
+    assert_eq!(world.domain.stats().page_table_bytes, root_bytes);
+    empty_piece_by_piece(&world, 2 << 40);
+    world.assert_no_violation();
+}
+
+/// Tables that go without an invalidation of the walk caches are noticed.
+#[test]
+fn a2_reclaimed_tables_that_a_walk_cache_keeps_show() {
+    let tables = TableConfig::new(48, 48).with_spare_tables(0);
+    let config = DomainConfig::new(Mode::Strict).tables(tables);
+    let world = World::<S1K4>::new(config, SoftConfig::default());
+    empty_piece_by_piece(&world, 1 << 40);
+    world
+        .smmu()
+        .set_tamper(Some(Box::new(|command| match command {
+            Command::Sync(_) => Some(command),
+            _ => None,
+        })));
+    serve(&world);
+    world.smmu().set_tamper(None);
+    let wrong: u64 = (0..128_u64)
+        .map(|i| {
+            let mapping = world.map((2 << 40) + PAGE + (i << 20), 128 * PAGE);
+            let (iova, len_bytes) = mapping.mapped_range().unwrap();
+            let touched = world.device.touch(iova, len_bytes, Access::Write);
+            let _kept = std::mem::ManuallyDrop::new(mapping);
+            touched.stale + touched.faulted
+        })
+        .sum();
+    assert!(wrong > 0 || !world.smmu().violations().is_empty());
+}
+
 #[test]
 fn a_list_is_one_transfer_for_the_device() {
     let world = World::<S1K4>::mode(Mode::Strict);

@@ -5,13 +5,12 @@
 
 mod hostile;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use dmabench_dma::{Device, Direction, DomainConfig, Mode, Segment, UnmapError};
-use dmabench_flushq::{BackendError, Late, Synced, Ticket, TlbBackend, TlbRange};
 use dmabench_pgtable::{PageTable, Prot, S1K4, TableConfig};
 use dmabench_platform::{
-    Fences, Iova, PhysAddr, SlotGuard, SlotSource, Slots, ThreadSlots, Timeout, VirtualClock,
+    Fences, Iova, PhysAddr, SlotSource, Slots, ThreadSlots, Timeout, VirtualClock,
 };
 use dmabench_smmu::{
     driver::{AtsUse, Smmu, SmmuConfig, SmmuContext, StreamTarget},
@@ -24,58 +23,10 @@ use hostile::{Street, StreetDomain, THREADS, lazy, run, seed};
 
 type Driver = Smmu<Arc<SmmuModel>, Arc<SimMemory>>;
 
-/// The driver as a backend of one domain, whose context can be made only once
-/// the domain's tables are there.
-struct Wired {
-    driver: Driver,
-    context: OnceLock<SmmuContext>,
-}
-
-impl Wired {
-    fn context(&self) -> Result<&SmmuContext, BackendError> {
-        self.context.get().ok_or(BackendError::Unsupported)
-    }
-}
-
-// SAFETY: every call is the driver's, with the context of the one domain that
-// has this backend.
-unsafe impl TlbBackend for Wired {
-    type Context = ();
-
-    fn invalidate(
-        &self,
-        slot: Option<&mut SlotGuard<'_>>,
-        (): &(),
-        ranges: &[TlbRange],
-    ) -> Result<(), BackendError> {
-        self.driver.invalidate(slot, self.context()?, ranges)
-    }
-
-    fn invalidate_all(
-        &self,
-        slot: Option<&mut SlotGuard<'_>>,
-        (): &(),
-    ) -> Result<(), BackendError> {
-        self.driver.invalidate_all(slot, self.context()?)
-    }
-
-    fn sync_begin(&self, slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {
-        self.driver.sync_begin(slot)
-    }
-
-    fn sync_wait(
-        &self,
-        slot: Option<&mut SlotGuard<'_>>,
-        ticket: Ticket,
-        timeout: Timeout,
-    ) -> Result<Synced, Late> {
-        self.driver.sync_wait(slot, ticket, timeout)
-    }
-}
-
 struct Driven {
-    domain: StreetDomain<Arc<Wired>>,
-    wired: Arc<Wired>,
+    domain: StreetDomain<Arc<Driver>>,
+    driver: Arc<Driver>,
+    context: SmmuContext,
     memory: Arc<SimMemory>,
     model: Arc<SmmuModel>,
     clock: Arc<VirtualClock>,
@@ -100,27 +51,29 @@ impl Driven {
         }
         let model = SmmuModel::new(memory.clone(), clock.clone(), config);
         let driver = Smmu::new(model.clone(), memory.clone(), SmmuConfig::default()).unwrap();
-        let wired = Arc::new(Wired {
-            driver,
-            context: OnceLock::new(),
-        });
+        let driver = Arc::new(driver);
+        let mut context = None;
         let slots = Arc::new(Slots::new(THREADS as usize + 2, Fences::detect()).unwrap());
-        let domain = StreetDomain::with_parts(
+        let domain = StreetDomain::with_context(
             DomainConfig::new(mode)
                 .low32_first(true)
                 .sync_timeout(timeout),
             slots.clone(),
             ThreadSlots,
             memory.clone(),
-            wired.clone(),
-            (),
+            driver.clone(),
+            |driver, registers| {
+                driver
+                    .create_context(registers)
+                    .inspect(|made| context = Some(*made))
+            },
         )
         .unwrap();
-        let context = wired.driver.create_context(&domain.registers()).unwrap();
-        wired.context.set(context).unwrap();
+        let context = context.unwrap();
         let driven = Driven {
             domain,
-            wired,
+            driver,
+            context,
             memory,
             model,
             clock,
@@ -139,7 +92,7 @@ impl Driven {
 
     fn attach(&self, id: u64, target: StreamTarget) {
         let sid = Self::sid(id);
-        self.wired.driver.attach(sid, target, AtsUse::Off).unwrap();
+        self.driver.attach(sid, target, AtsUse::Off).unwrap();
         self.model.declare_configured(sid, None);
     }
 
@@ -172,14 +125,14 @@ impl Driven {
         assert!(reached.is_fresh(), "{reached:?}");
         assert_eq!(reached.phys(), Some(phys));
         self.attach(id, StreamTarget::Abort);
-        self.wired.driver.destroy_context(context).unwrap();
+        self.driver.destroy_context(context).unwrap();
     }
 }
 
 impl Street for Driven {
-    type Backend = Arc<Wired>;
+    type Backend = Arc<Driver>;
 
-    fn domain(&self) -> &StreetDomain<Arc<Wired>> {
+    fn domain(&self) -> &StreetDomain<Arc<Driver>> {
         &self.domain
     }
 
@@ -204,7 +157,7 @@ impl Street for Driven {
         let somewhere = Iova(0xfff0_0000 + (choice >> 8 & 0xff) * 0x1000);
         match choice % 3 {
             0 => {
-                self.wired.driver.detach(Self::sid(id)).unwrap();
+                self.driver.detach(Self::sid(id)).unwrap();
                 self.model.declare_configured(Self::sid(id), None);
                 let fault = device.probe(somewhere, Access::Read).fault().unwrap();
                 assert_eq!(fault.kind, FaultKind::Aborted);
@@ -216,14 +169,13 @@ impl Street for Driven {
             }
             _ => self.visit(id, choice, &device),
         }
-        let context = *self.wired.context().unwrap();
-        self.attach(id, StreamTarget::Context(context));
+        self.attach(id, StreamTarget::Context(self.context));
     }
 
     fn serve(&self) {
-        let events = self.wired.driver.poll_events(64, |_| {});
+        let events = self.driver.poll_events(64, |_| {});
         assert!(events.is_ok(), "{events:?}");
-        let report = self.wired.driver.poll_errors();
+        let report = self.driver.poll_errors();
         assert_eq!(report.active, 0);
     }
 

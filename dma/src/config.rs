@@ -4,7 +4,7 @@ use core::fmt;
 
 use dmabench_flushq::{QueueConfig, QueueConfigError};
 use dmabench_iova::{CachedSizes, Policy};
-use dmabench_pgtable::{CreateError, TableConfig};
+use dmabench_pgtable::{CreateError, ReclaimPolicy, TableConfig};
 use dmabench_platform::{Granule, Iova, Timeout};
 
 /// What happens between an unmap and the reuse of what it freed.
@@ -59,6 +59,9 @@ pub struct DomainConfig {
     pub cached: CachedSizes,
     /// How long one invalidation may take before it counts as late.
     pub sync_timeout: Timeout,
+    /// When [`Domain::poll`](crate::Domain::poll) looks for tables that were
+    /// emptied piece by piece and frees them; `None`: never.
+    pub reclaim: Option<ReclaimPolicy>,
 }
 
 impl DomainConfig {
@@ -72,6 +75,7 @@ impl DomainConfig {
             policy: Policy::HighestFirst,
             cached: CachedSizes::Auto,
             sync_timeout: Timeout::DEFAULT,
+            reclaim: Some(ReclaimPolicy::DEFAULT),
         }
     }
 
@@ -114,6 +118,13 @@ impl DomainConfig {
     #[must_use]
     pub const fn sync_timeout(mut self, timeout: Timeout) -> Self {
         self.sync_timeout = timeout;
+        self
+    }
+
+    /// Sets [`reclaim`](Self::reclaim).
+    #[must_use]
+    pub const fn reclaim(mut self, policy: Option<ReclaimPolicy>) -> Self {
+        self.reclaim = policy;
         self
     }
 
@@ -161,3 +172,23 @@ impl fmt::Display for DomainError {
 }
 
 impl core::error::Error for DomainError {}
+
+/// Why [`Domain::with_context`](crate::Domain::with_context) made no domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContextError<E> {
+    /// The configuration; no context was asked for.
+    Domain(DomainError),
+    /// The backend made no context for the tables.
+    Context(E),
+}
+
+impl<E: fmt::Display> fmt::Display for ContextError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ContextError::Domain(error) => error.fmt(f),
+            ContextError::Context(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> core::error::Error for ContextError<E> {}

@@ -1,21 +1,25 @@
 //! The domain: one I/O address space, and everything that belongs to it.
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
-use core::{fmt, mem::ManuallyDrop};
+use core::{convert::Infallible, fmt, mem::ManuallyDrop};
 
-use dmabench_flushq::{CountingBackend, FlushQueue, FlushStats, Flushed, TlbBackend};
+use dmabench_flushq::{CountingBackend, FlushQueue, FlushStats, Flushed, Late, TlbBackend};
 use dmabench_iova::{IovaConfig, IovaDomain, IovaRange};
 use dmabench_pgtable::{
-    DetachedTables, Format, HeapTables, PageTable, Registers, TableMemory, Translation,
-    format::S1K4,
+    DetachedTables, Format, HeapTables, PageTable, ReclaimTimer, Registers, TableMemory,
+    Translation, format::S1K4,
 };
 use dmabench_platform::{
     CachePadded, Granule, Iova, SlotGuard, SlotSource, Slots, TimeNs, Timeout,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::{
-    CloseError, CloseReason, DomainConfig, DomainError, FlushError, Mode, mapping::DomainTag,
+    CloseError, CloseReason, ContextError, DomainConfig, DomainError, FlushError, Mode,
+    mapping::DomainTag,
 };
 
 /// The slots of threads, where there is `std`.
@@ -56,7 +60,9 @@ pub struct Domain<
     pub(crate) context: B::Context,
     /// One for each slot, written by its owner only.
     counters: Box<[CachePadded<Counters>]>,
-    config: DomainConfig,
+    /// `None` where tables are never reclaimed. Off the hot path.
+    pub(crate) reclaim: Option<Mutex<ReclaimTimer>>,
+    pub(crate) config: DomainConfig,
 }
 
 /// The mode, and what it needs.
@@ -149,6 +155,61 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         backend: B,
         context: B::Context,
     ) -> Result<Self, DomainError> {
+        let known = |_: &B, _: &Registers| Ok::<_, Infallible>(context);
+        Self::with_context(config, slots, source, memory, backend, known).map_err(|error| {
+            match error {
+                ContextError::Domain(error) => error,
+                ContextError::Context(never) => match never {},
+            }
+        })
+    }
+
+    /// As [`with_parts`](Self::with_parts), for a backend that makes contexts
+    /// of tables: `make` is told what the hardware needs to walk them. It is
+    /// called once, and last: after it nothing can fail.
+    ///
+    /// # Errors
+    ///
+    /// [`ContextError`]. The tables are freed then, so a `make` that fails must
+    /// leave nobody walking them.
+    pub fn with_context<E>(
+        config: DomainConfig,
+        slots: Arc<Slots>,
+        source: S,
+        memory: M,
+        backend: B,
+        make: impl FnOnce(&B, &Registers) -> Result<B::Context, E>,
+    ) -> Result<Self, ContextError<E>> {
+        let (tables, iova, mode) =
+            Self::make_parts(&config, &slots, memory).map_err(ContextError::Domain)?;
+        let reclaim = match mode {
+            ModeState::Passthrough => None,
+            _ => config.reclaim,
+        };
+        let counters: Vec<_> = (0..slots.count()).map(|_| CachePadded::default()).collect();
+        let context = make(&backend, &tables.registers()).map_err(ContextError::Context)?;
+        Ok(Domain {
+            tag: DomainTag::take(),
+            mode,
+            sync_timeout: config.sync_timeout,
+            source,
+            slots,
+            iova,
+            tables: ManuallyDrop::new(tables),
+            backend,
+            context,
+            counters: counters.into_boxed_slice(),
+            reclaim: reclaim.map(|policy| Mutex::new(ReclaimTimer::new(policy, TimeNs(0)))),
+            config,
+        })
+    }
+
+    /// Everything that the configuration decides.
+    fn make_parts(
+        config: &DomainConfig,
+        slots: &Arc<Slots>,
+        memory: M,
+    ) -> Result<(PageTable<F, M>, IovaDomain, ModeState), DomainError> {
         let tables =
             PageTable::new(config.tables, memory, slots.clone()).map_err(DomainError::Tables)?;
         let (table_first, table_last) = tables.input_range();
@@ -174,20 +235,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
                 ModeState::Lazy(FlushQueue::new(queue, slots.clone()).map_err(DomainError::Queue)?)
             }
         };
-        let counters: Vec<_> = (0..slots.count()).map(|_| CachePadded::default()).collect();
-        Ok(Domain {
-            tag: DomainTag::take(),
-            mode,
-            sync_timeout: config.sync_timeout,
-            source,
-            slots,
-            iova,
-            tables: ManuallyDrop::new(tables),
-            backend,
-            context,
-            counters: counters.into_boxed_slice(),
-            config,
-        })
+        Ok((tables, iova, mode))
     }
 
     /// A number that no other domain of the process has had.
@@ -254,11 +302,15 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     }
 
     /// For the caller's timer. Flushes what has waited for the time of the
-    /// [queue](dmabench_flushq::QueueConfig), trims caches, frees tables.
+    /// [queue](dmabench_flushq::QueueConfig), trims caches, frees tables: those
+    /// that unmaps took out, and, when the
+    /// [policy](DomainConfig::reclaim) says so, those that were emptied piece
+    /// by piece.
     ///
     /// # Errors
     ///
-    /// [`FlushError`] if a flush was due and did not succeed.
+    /// [`FlushError`] if a flush, or the invalidation for emptied tables, was
+    /// due and did not succeed; a later call tries again.
     pub fn poll(&self, now: TimeNs) -> Result<Flushed, FlushError> {
         let mut flushed = Ok(Flushed::default());
         if let ModeState::Lazy(queue) = &self.mode {
@@ -282,7 +334,10 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             self.iova.trim(now);
         }
         self.tables.collect();
-        Ok(flushed?)
+        let reclaimed = self.reclaim_if_due(now);
+        let flushed = flushed?;
+        reclaimed?;
+        Ok(flushed)
     }
 
     /// When to call [`poll`](Self::poll) next; `None` while there is nothing to
@@ -292,10 +347,10 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             ModeState::Lazy(queue) => queue.next_deadline(),
             _ => None,
         };
-        match (queue, self.iova.next_deadline()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [queue, self.iova.next_deadline(), self.reclaim_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Flushes now, and releases all that unmaps before this call held back.
@@ -312,17 +367,26 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
                 .slots
                 .enter_pinned(&pin)
                 .map_err(|_| FlushError::Reentered)?;
-            let drained = queue.drain(
-                &mut slot,
-                &self.backend,
-                &self.context,
-                self.sync_timeout,
-                |slot, range| self.release(slot, range),
-            )?;
-            flushed = self.release_extra(&mut slot, drained);
+            flushed = self.flush_queue(&mut slot, queue)?;
         }
         self.tables.collect();
         Ok(flushed)
+    }
+
+    /// Flushes, and releases what every slot's ring held.
+    pub(crate) fn flush_queue(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        queue: &FlushQueue<IovaRange, DetachedTables>,
+    ) -> Result<Flushed, Late> {
+        let drained = queue.drain(
+            slot,
+            &self.backend,
+            &self.context,
+            self.sync_timeout,
+            |slot, range| self.release(slot, range),
+        )?;
+        Ok(self.release_extra(slot, drained))
     }
 
     /// Takes the domain down: everything unmapped, everything flushed.
@@ -452,10 +516,15 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     fn flush_for_good(&self) -> Result<(), FlushError> {
         self.drain()?;
         self.backend.invalidate_all(None, &self.context)?;
+        self.sync()
+    }
+
+    /// Waits until what was begun before has completed. Outside every section.
+    pub(crate) fn sync(&self) -> Result<(), FlushError> {
         let ticket = self.backend.sync_begin(None)?;
         let synced = self.backend.sync_wait(None, ticket, self.sync_timeout)?;
         if synced.up_to() < ticket {
-            return Err(FlushError::Late(dmabench_flushq::Late::TimedOut {
+            return Err(FlushError::Late(Late::TimedOut {
                 after: self.sync_timeout,
             }));
         }

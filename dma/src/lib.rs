@@ -55,9 +55,10 @@ mod domain;
 mod error;
 mod map;
 mod mapping;
+mod reclaim;
 mod unmap;
 
-pub use config::{DomainConfig, DomainError, Mode};
+pub use config::{ContextError, DomainConfig, DomainError, Mode};
 pub use device::{Device, DeviceError, Direction, DmaSegment, Segment};
 pub use domain::{DefaultSource, Domain, DomainStats};
 pub use error::{CloseError, CloseReason, FlushError, MapError, Unfinished, UnmapError};

@@ -1,7 +1,7 @@
 //! Mapping: one buffer, or a list of segments as one range of I/O addresses.
 
 use dmabench_flushq::TlbBackend;
-use dmabench_iova::{AllocRequest, IovaRange};
+use dmabench_iova::{AllocError, AllocRequest, IovaRange};
 use dmabench_pgtable::{self as pgtable, Format, TableMemory};
 use dmabench_platform::{Iova, PhysAddr, SlotGuard, SlotSource};
 
@@ -165,9 +165,34 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         pages: u64,
         device: &Device,
     ) -> Result<IovaRange, MapError> {
-        self.iova
-            .alloc(slot, pages, &AllocRequest::below(device.last_address))
-            .map_err(MapError::Iova)
+        let request = AllocRequest::below(device.last_address);
+        match self.iova.alloc(slot, pages, &request) {
+            Ok(range) => Ok(range),
+            Err(error) => self.alloc_again(slot, pages, &request, error),
+        }
+    }
+
+    /// There was no range. Lazy: the flush queue may hold what is missing.
+    #[cold]
+    #[inline(never)]
+    fn alloc_again(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        pages: u64,
+        request: &AllocRequest,
+        error: AllocError,
+    ) -> Result<IovaRange, MapError> {
+        if let (ModeState::Lazy(queue), AllocError::NoSpace) = (&self.mode, error)
+            // If the flush fails nothing was released, and the first answer
+            // stands.
+            && self.flush_queue(slot, queue).is_ok()
+        {
+            return self
+                .iova
+                .alloc(slot, pages, request)
+                .map_err(MapError::Iova);
+        }
+        Err(MapError::Iova(error))
     }
 
     #[inline]

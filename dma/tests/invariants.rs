@@ -219,7 +219,8 @@ fn l2_lazy_flushes_once_per_full_ring_and_never_else() {
 
 #[test]
 fn l1_stale_until_the_timer_and_no_longer() {
-    let domain = domain(Mode::lazy());
+    // Nothing else has a deadline.
+    let domain = domain_with(DomainConfig::new(Mode::lazy()).reclaim(None));
     domain.poll(TimeNs(0)).unwrap();
     let mapping = map(&domain, 0x1000, 4 * PAGE);
     let pages = touch_all(&domain, &mapping);

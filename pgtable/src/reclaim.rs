@@ -313,14 +313,19 @@ pub struct ReclaimPolicy {
     pub min_gap_ns: u64,
 }
 
-impl Default for ReclaimPolicy {
+impl ReclaimPolicy {
     /// After 100 ms of quiet, or beyond 64 MiB; at most every 10 ms.
+    pub const DEFAULT: Self = ReclaimPolicy {
+        idle_ns: 100_000_000,
+        max_table_bytes: 64 << 20,
+        min_gap_ns: 10_000_000,
+    };
+}
+
+impl Default for ReclaimPolicy {
+    /// [`ReclaimPolicy::DEFAULT`].
     fn default() -> Self {
-        ReclaimPolicy {
-            idle_ns: 100_000_000,
-            max_table_bytes: 64 << 20,
-            min_gap_ns: 10_000_000,
-        }
+        Self::DEFAULT
     }
 }
 
@@ -379,6 +384,12 @@ impl ReclaimTimer {
             last.saturating_add_ns(self.policy.min_gap_ns)
         });
         Some(idle.max(gap))
+    }
+
+    /// Reclaim has run and did not succeed: it is due again after the policy's
+    /// [gap](ReclaimPolicy::min_gap_ns).
+    pub fn failed(&mut self, now: TimeNs) {
+        self.last_run = Some(now);
     }
 
     /// Reclaim has run, and left this.
