@@ -9,7 +9,7 @@ use dmabench_dma::{
 use dmabench_flushq::{QueueConfig, RangeCommands, TlbRange, commands_for};
 use dmabench_pgtable::{Format, Level, S1K4, S1K16, S1K64, S2K4, TableConfig};
 use dmabench_platform::{
-    Fences, Granule, Iova, PhysAddr, Slots, ThreadSlots, TimeNs, VirtualClock,
+    Clock, Fences, Granule, Iova, PhysAddr, Slots, ThreadSlots, TimeNs, VirtualClock,
 };
 use dmabench_smmu::soft::{
     Access, Command, RangeSupport, SimDevice, SimMemory, SimMemoryConfig, SoftConfig, SoftSmmu,
@@ -193,7 +193,10 @@ fn l2_lazy_reuses_no_address_that_is_still_cached() {
         entries_per_slot: 8,
         timeout_ns: 10_000,
     };
-    let config = DomainConfig::new(Mode::Lazy(queue)).aperture(Iova(0x1000), Iova(0x3_ffff));
+    let config = DomainConfig::new(Mode::Lazy(queue))
+        .aperture(Iova(0x1000), Iova(0x3_ffff))
+        // No deadlines but the queue's.
+        .reclaim(None);
     let world = World::<S1K4>::new(config, SoftConfig::default());
     let mut oldest = 0;
     let mut seen_stale = 0;

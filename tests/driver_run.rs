@@ -115,11 +115,7 @@ impl Driven {
                 .map(&slot, iova, phys, 0x1000, Prot::READ_WRITE)
                 .unwrap();
         }
-        let context = self
-            .wired
-            .driver
-            .create_context(&private.registers())
-            .unwrap();
+        let context = self.driver.create_context(&private.registers()).unwrap();
         self.attach(id, StreamTarget::Context(context));
         let reached = device.probe(iova, Access::Write);
         assert!(reached.is_fresh(), "{reached:?}");
