@@ -66,29 +66,33 @@ impl<'s> SlotGuard<'s> {
     /// for anything that takes long. Others may drain the slot during the
     /// pause.
     pub fn pause<R>(&mut self, f: impl FnOnce() -> R) -> R {
-        /// Returns to the section even if `f` unwinds: the guard lives on.
-        struct Resume<'a, 's>(&'a SlotGuard<'s>);
-        impl Drop for Resume<'_, '_> {
-            fn drop(&mut self) {
-                self.0.step_back_in();
-            }
-        }
-        self.step_out();
-        let _resume = Resume(self);
+        let _resume = self.step_out();
         f()
     }
 
-    /// Opens the section again after a pause.
-    pub(super) fn step_back_in(&self) {
-        open(self.slots, self.state, next(self.state, INSIDE));
-    }
-
-    /// Lets outsiders have the slot while the guard lives on. The release
+    /// Lets outsiders have the slot until the result is dropped. The release
     /// pairs with the acquire load of whoever waits for it.
     #[inline]
-    pub(super) fn step_out(&self) {
+    pub(super) fn step_out(&mut self) -> Resume<'_> {
         let paused = next(self.state, PAUSED);
         self.state.section.store(paused, Ordering::Release);
+        Resume {
+            slots: self.slots,
+            state: self.state,
+        }
+    }
+}
+
+/// Opens the section again at the end of a pause, unwinding included. It
+/// borrows the guard, so the guard is of no use before.
+pub(super) struct Resume<'a> {
+    slots: &'a Slots,
+    state: &'a SlotState,
+}
+
+impl Drop for Resume<'_> {
+    fn drop(&mut self) {
+        open(self.slots, self.state, next(self.state, INSIDE));
     }
 }
 

@@ -256,30 +256,27 @@ impl Slots {
     /// either.)
     pub fn exclusive<R>(
         &self,
-        mut own: Option<&mut SlotGuard<'_>>,
+        own: Option<&mut SlotGuard<'_>>,
         f: impl FnOnce(&mut Exclusive<'_>) -> R,
     ) -> R {
-        if let Some(guard) = own.as_deref_mut() {
+        // Declared before the lock, so that the section opens again after the
+        // flags are down and the lock is free, even if `f` unwinds: the guard
+        // lives on, and with it the right to the slot's data.
+        let _resume = own.map(|guard| {
             assert!(core::ptr::eq(guard.slots(), self), "guard of another table");
-            guard.step_out();
-        }
-        let result = {
-            let _one_at_a_time = self.outsider.lock();
-            // Lowers the flags even if `f` unwinds.
-            let _revoked = Revoked::raise(self);
-            self.fences.heavy();
-            for state in &self.states {
-                let mut backoff = Backoff::new();
-                while state.section.load(Ordering::Acquire) & STATE == INSIDE {
-                    backoff.wait();
-                }
+            guard.step_out()
+        });
+        let _one_at_a_time = self.outsider.lock();
+        // Lowers the flags even if `f` unwinds.
+        let _revoked = Revoked::raise(self);
+        self.fences.heavy();
+        for state in &self.states {
+            let mut backoff = Backoff::new();
+            while state.section.load(Ordering::Acquire) & STATE == INSIDE {
+                backoff.wait();
             }
-            f(&mut Exclusive { slots: self })
-        };
-        if let Some(guard) = own {
-            guard.step_back_in();
         }
-        result
+        f(&mut Exclusive { slots: self })
     }
 
     /// Waits until every section that was open at the time of the call has

@@ -116,9 +116,26 @@ mod threads {
     pub struct ThreadSlots;
 
     /// The pin of [`ThreadSlots`]: a thread is what it is, nothing needs
-    /// holding. Not `Send`, so that the section stays on its thread.
+    /// holding. Not `Send`, so that the section stays on its thread. Counted,
+    /// since one that is leaked or kept in a thread-local can outlast the moment
+    /// at which an ending thread gives its number back.
     #[derive(Debug)]
     pub struct OnThisThread(PhantomData<*mut ()>);
+
+    impl OnThisThread {
+        #[inline]
+        fn new() -> Self {
+            PINS.set(PINS.get().wrapping_add(1));
+            OnThisThread(PhantomData)
+        }
+    }
+
+    impl Drop for OnThisThread {
+        #[inline]
+        fn drop(&mut self) {
+            PINS.set(PINS.get().wrapping_sub(1));
+        }
+    }
 
     const UNKNOWN: u32 = u32::MAX;
     /// The thread is ending: its number was given back.
@@ -126,6 +143,8 @@ mod threads {
 
     std::thread_local! {
         static NUMBER: Cell<u32> = const { Cell::new(UNKNOWN) };
+        /// Pins of this thread that are alive or leaked.
+        static PINS: Cell<usize> = const { Cell::new(0) };
         static GIVE_BACK: GiveBack = const { GiveBack };
     }
 
@@ -150,7 +169,11 @@ mod threads {
     impl Drop for GiveBack {
         fn drop(&mut self) {
             let number = NUMBER.replace(ENDED);
-            numbers().lock().free.push(number);
+            // A pin that is left could still be entered with: then nobody gets
+            // the number again.
+            if PINS.get() == 0 {
+                numbers().lock().free.push(number);
+            }
         }
     }
 
@@ -185,8 +208,9 @@ mod threads {
     }
 
     // SAFETY: a number is taken from `next` or the free list under a lock, and
-    // returns to the list only when its thread has set `ENDED`, after which the
-    // thread uses the fallback; so one living thread has it. User threads have
+    // returns to the list only when its thread has set `ENDED`, after which new
+    // pins name the fallback, and no older pin is left (`PINS`; leaked ones
+    // count for ever); so one living thread has it. User threads have
     // no interrupt handlers (a signal handler must not call the core: it may
     // allocate).
     unsafe impl SlotSource for ThreadSlots {
@@ -202,7 +226,7 @@ mod threads {
             };
             // SAFETY: see the trait's proof above; the pin is not `Send`, so the
             // section stays on this thread.
-            unsafe { Pinned::new(own, OnThisThread(PhantomData)) }
+            unsafe { Pinned::new(own, OnThisThread::new()) }
         }
     }
 }

@@ -1,7 +1,15 @@
 //! The section protocol on real threads, and its refusals.
 
-use alloc::{sync::Arc, vec::Vec};
-use std::{collections::HashSet, sync::Barrier, thread};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use std::{
+    collections::HashSet,
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
+};
 
 use super::{PerSlot, Pinned, Reentered, SlotSource, Slots, SlotsError, ThreadSlots};
 use crate::Fences;
@@ -42,6 +50,26 @@ fn reentry_is_refused_also_while_paused() {
     });
     drop(guard);
     slots.enter_pinned(&pin).unwrap();
+}
+
+/// A guard that outlives a panicking drain is inside its section again, so that
+/// the next drain waits for it: else both would reach the slot's data.
+#[test]
+fn a_guard_is_inside_again_after_a_panic_in_its_own_drain() {
+    let slots = table(64);
+    let pin = ThreadSlots.pin();
+    let mut guard = slots.enter_pinned(&pin).unwrap();
+    let drained = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        slots.exclusive(Some(&mut guard), |_| panic!("in a drain"));
+    }));
+    assert!(drained.is_err());
+    let held = AtomicBool::new(true);
+    thread::scope(|scope| {
+        scope.spawn(|| slots.exclusive(None, |_| assert!(!held.load(SeqCst))));
+        thread::sleep(Duration::from_millis(50));
+        held.store(false, SeqCst);
+        drop(guard);
+    });
 }
 
 #[test]
@@ -139,4 +167,44 @@ fn drains_beside_running_owners_lose_nothing() {
     }
     sum += take();
     assert_eq!(sum, 3 * ADDS);
+}
+
+/// A pin kept in a thread-local outlives the destructor that gives the thread's
+/// number back; another thread must not get the number meanwhile.
+#[test]
+fn a_number_is_not_given_out_again_while_a_pin_names_it() {
+    use std::{cell::RefCell, sync::mpsc::channel};
+
+    type Kept = Pinned<<ThreadSlots as SlotSource>::Pin>;
+    type Last = Box<dyn FnOnce()>;
+    struct AtTheEnd(RefCell<Option<(Kept, Last)>>);
+    impl Drop for AtTheEnd {
+        fn drop(&mut self) {
+            if let Some((pin, last)) = self.0.take() {
+                last();
+                drop(pin);
+            }
+        }
+    }
+    // Touched before the first pin, hence destroyed after the number's owner.
+    std::thread_local!(static KEPT: AtTheEnd = const { AtTheEnd(RefCell::new(None)) });
+
+    let (tell, hear) = channel();
+    thread::spawn(move || {
+        KEPT.with(|kept| {
+            let pin = ThreadSlots.pin();
+            let number = pin.own();
+            let at_the_end = move || {
+                let others: Vec<usize> = (0..32)
+                    .map(|_| thread::spawn(|| ThreadSlots.pin().own()).join().unwrap())
+                    .collect();
+                tell.send((number, others)).unwrap();
+            };
+            *kept.0.borrow_mut() = Some((pin, Box::new(at_the_end)));
+        });
+    })
+    .join()
+    .unwrap();
+    let (number, others) = hear.recv().unwrap();
+    assert!(!others.contains(&number), "slot {number} has two owners");
 }
