@@ -422,14 +422,10 @@ impl IovaDomain {
 }
 
 /// The class of a size: the base-2 logarithm, rounded up; at least `CLASSES`
-/// for 0.
+/// for 0 and for sizes that no space has.
 #[inline(always)]
 fn class_of(size_pages: u64) -> u32 {
-    size_pages
-        .wrapping_mul(2)
-        .wrapping_sub(1)
-        .checked_ilog2()
-        .unwrap_or(u64::BITS)
+    u64::BITS - size_pages.wrapping_sub(1).leading_zeros()
 }
 
 /// Figures of a domain; exact when no call is under way.

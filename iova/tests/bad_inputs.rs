@@ -65,6 +65,21 @@ fn bad_input_37_size_beyond_the_space_and_near_2_64() {
     }
 }
 
+/// A size whose double wraps to that of a cached class, with that class filled.
+#[test]
+fn bad_input_37_size_beyond_2_63_is_not_taken_for_a_small_one() {
+    let d = domain(1, 100_000);
+    let mut s = d.slots().enter_fallback();
+    for small in [1, 2, 4, 64] {
+        let range = d.alloc(&mut s, small, &AllocRequest::default()).unwrap();
+        d.free(&mut s, range).unwrap();
+        for size in [(1 << 63) + small, (1 << 63) + 1, (1 << 52) + small] {
+            let got = d.alloc(&mut s, size, &AllocRequest::default());
+            assert_eq!(got.unwrap_err(), AllocError::NoSpace, "{size:#x}");
+        }
+    }
+}
+
 #[test]
 fn alignment_beyond_every_address_is_no_space() {
     let d = domain(1, 1000);
