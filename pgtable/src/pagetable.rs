@@ -45,8 +45,13 @@ pub struct PageTable<F: Format, M: TableMemory> {
     pub(crate) config: TableConfig,
     geometry: Geometry,
     root_ref: TableRef,
+    /// Which page table this is, for tokens to tell.
+    pub(crate) id: u64,
     _format: PhantomData<F>,
 }
+
+// Not the checkers' atomics: a static outlives one run of a model.
+static NEXT_ID: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
 
 /// What an address translates to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +156,8 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             config,
             geometry,
             root_ref,
+            // 64 bits do not come round.
+            id: NEXT_ID.fetch_add(1, core::sync::atomic::Ordering::Relaxed),
             _format: PhantomData,
         })
     }

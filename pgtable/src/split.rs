@@ -47,6 +47,8 @@ pub enum SplitError {
     },
     /// The guard is of another slot table than this page table.
     WrongSlots,
+    /// The leaf was broken out of another page table.
+    OtherTable,
 }
 
 impl fmt::Display for SplitError {
@@ -64,6 +66,9 @@ impl fmt::Display for SplitError {
                 "another call changes {iova} at the same time: callers must own their ranges"
             ),
             SplitError::WrongSlots => UnmapError::WrongSlots.fmt(f),
+            SplitError::OtherTable => {
+                f.write_str("the leaf is of another page table: finish the split there")
+            }
         }
     }
 }
@@ -72,6 +77,9 @@ impl core::error::Error for SplitError {}
 
 /// What both steps carry.
 struct Leaf {
+    /// The page table it is of, since offset, shift and table mean nothing to
+    /// any other.
+    owner: u64,
     off: u64,
     iova: Iova,
     shift: u32,
@@ -215,6 +223,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let start = off & !(size - 1);
         Ok(BrokenLeaf {
             leaf: Leaf {
+                owner: self.id,
                 off: start,
                 iova: self.iova(start),
                 shift,
@@ -230,7 +239,8 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     ///
     /// # Errors
     ///
-    /// [`SplitError::WrongSlots`] and [`SplitError::Conflict`], with the leaf.
+    /// [`SplitError::WrongSlots`], [`SplitError::OtherTable`] and
+    /// [`SplitError::Conflict`], with the leaf.
     pub fn unbreak(
         &self,
         slot: &SlotGuard<'_>,
@@ -253,13 +263,17 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     ///
     /// # Errors
     ///
-    /// [`SplitError::WrongSlots`] and [`SplitError::Conflict`], with the leaf.
+    /// [`SplitError::WrongSlots`], [`SplitError::OtherTable`] and
+    /// [`SplitError::Conflict`], with the leaf.
     pub fn make(
         &self,
         slot: &SlotGuard<'_>,
         invalid: InvalidLeaf,
     ) -> Result<(), (SplitError, InvalidLeaf)> {
         let leaf = &invalid.leaf;
+        if let Err(error) = self.check_owner(slot, leaf) {
+            return Err((error, invalid));
+        }
         let Some(new) = leaf.table else {
             let plain = leaf.descriptor & !CONTIGUOUS;
             return self
@@ -295,6 +309,18 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         }
     }
 
+    /// That `leaf` is of this table, and with it in bounds of it, and the caller
+    /// in a section.
+    fn check_owner(&self, slot: &SlotGuard<'_>, leaf: &Leaf) -> Result<(), SplitError> {
+        if !self.guard_is_ours(slot) {
+            return Err(SplitError::WrongSlots);
+        }
+        if leaf.owner != self.id {
+            return Err(SplitError::OtherTable);
+        }
+        Ok(())
+    }
+
     /// Puts `descriptor` (plus `step` for each further entry) where the marks
     /// stand.
     fn restore(
@@ -304,9 +330,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         descriptor: u64,
         step: u64,
     ) -> Result<(), SplitError> {
-        if !self.guard_is_ours(slot) {
-            return Err(SplitError::WrongSlots);
-        }
+        self.check_owner(slot, leaf)?;
         let conflict = SplitError::Conflict { iova: leaf.iova };
         let (table, first) = self
             .descend_prepared(leaf.off, leaf.shift)

@@ -233,6 +233,32 @@ fn a_gib_unmapped_at_once_detaches_every_table_below() {
     assert_eq!(arena.live_tables(), 2);
 }
 
+/// The token's table has another size and its offset lies beyond the other
+/// table's root: nothing of it may be used there.
+#[test]
+fn a_broken_leaf_of_another_table_is_refused() {
+    let (f, _arena) = plain();
+    let other: PageTable<S1K64, HeapTables> =
+        PageTable::new(TableConfig::new(33, 48), HeapTables, f.slots.clone()).unwrap();
+    let slot = f.slots.enter_fallback();
+    let block = Iova(1 << 40);
+    f.table
+        .map(&slot, block, PhysAddr(BLOCK), BLOCK, RW)
+        .unwrap();
+    let broken = f.table.break_leaf(&slot, block).unwrap();
+    let (error, broken) = other.unbreak(&slot, broken).unwrap_err();
+    assert_eq!(error, SplitError::OtherTable);
+    // SAFETY: no TLB has ever cached this table.
+    let invalid = unsafe { broken.synced() };
+    let (error, invalid) = other.make(&slot, invalid).unwrap_err();
+    assert_eq!(error, SplitError::OtherTable);
+    f.table.make(&slot, invalid).unwrap();
+    assert_eq!(
+        f.table.translate_phys(&slot, Iova(block.0 + 0x5432)),
+        Some(PhysAddr(BLOCK + 0x5432))
+    );
+}
+
 #[test]
 fn a_block_is_split_by_break_synced_make() {
     let (f, _) = bed(TableConfig::new(48, 48).with_quirks(Quirks::ARM_HD));
