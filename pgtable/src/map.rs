@@ -90,32 +90,79 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         prot: Prot,
     ) -> Result<(), MapError> {
         let (span, attrs) = self.map_span(slot, iova, paddr, len_bytes, prot)?;
-        // Most ranges lie inside one last-level table and are too short for a
-        // block.
-        let in_one_table = (span.off ^ span.last) >> Self::LAST_TABLE_LG2 == 0;
+        let Span { off, pa, .. } = span;
+        if len_bytes == Self::PAGE && self.map_leaf::<true>(off, pa, attrs)
+            || len_bytes == 1 << Self::LAST_TABLE_LG2 && self.map_leaf::<false>(off, pa, attrs)
+        {
+            return Ok(());
+        }
+        self.map_run(off, len_bytes, pa, attrs)
+    }
+
+    /// Most other ranges lie inside one last-level table and are too short for a
+    /// block.
+    #[inline(always)]
+    fn map_run(&self, off: u64, len_bytes: u64, pa: u64, attrs: u64) -> Result<(), MapError> {
+        let last = off + (len_bytes - 1);
+        let in_one_table = (off ^ last) >> Self::LAST_TABLE_LG2 == 0;
         let pages = (len_bytes >> F::PAGE_LG2) as usize;
         if in_one_table
             && pages < Self::ENTRIES
-            && let Some((table, first)) = self.descend(span.off, F::PAGE_LG2)
+            && let Some((table, first)) = self.descend(off, F::PAGE_LG2)
         {
             // SAFETY: `first` is in bounds, and so is the end, because the range
             // lies in one table.
             if unsafe { self.lanes.all_zero(table, first, pages) } {
                 // SAFETY: as above.
-                unsafe {
-                    self.write_run(table, F::PAGE_LG2, first, pages, span.pa, attrs, self.sizes);
-                }
+                unsafe { self.write_run(table, F::PAGE_LG2, first, pages, pa, attrs, self.sizes) };
                 self.pool.memory.publish();
                 return Ok(());
             }
         }
-        self.map_long(span, attrs)
+        self.map_long(off, last, pa, attrs)
+    }
+
+    /// Maps one page, or one block of the level above, if that takes no more
+    /// than a store into a table that is there. Says whether it has; if not,
+    /// nothing has changed, and [`map`](Self::map) looks closer.
+    #[inline(always)]
+    fn map_leaf<const PAGE: bool>(&self, off: u64, pa: u64, attrs: u64) -> bool {
+        let shift = Self::leaf_shift::<PAGE>();
+        let is_leaf = PAGE || (off | pa) & ((1 << shift) - 1) == 0 && self.sizes >> shift & 1 != 0;
+        if !is_leaf {
+            return false;
+        }
+        let Some((table, index)) = self.descend_usual(off, shift) else {
+            return false;
+        };
+        // SAFETY: in bounds of that table; in a section of our slots.
+        let entry = unsafe { self.entry(table, index) };
+        if entry.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
+        let kind = if PAGE { F::LAST_LEVEL_TYPE } else { VALID };
+        entry.store(F::encode_oa(pa) | attrs | kind, Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { self.clean(table, index, 1) };
+        self.pool.memory.publish();
+        true
+    }
+
+    /// Base-2 logarithm of a page, or of a block of the level above.
+    #[inline(always)]
+    pub(crate) const fn leaf_shift<const PAGE: bool>() -> u32 {
+        if PAGE {
+            F::PAGE_LG2
+        } else {
+            Self::LAST_TABLE_LG2
+        }
     }
 
     /// The next most frequent: pages only, or blocks only with nothing in their
     /// way. Anything else goes on to [`map_any`](Self::map_any).
     #[inline(never)]
-    fn map_long(&self, span: Span, attrs: u64) -> Result<(), MapError> {
+    fn map_long(&self, off: u64, last: u64, pa: u64, attrs: u64) -> Result<(), MapError> {
+        let span = Span { off, last, pa };
         let block = Self::LAST_TABLE_LG2;
         let inside = (1 << block) - 1;
         let blocks = self.sizes >> block & 1 != 0;
@@ -266,25 +313,23 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         len_bytes: u64,
         prot: Prot,
     ) -> Result<(Span, u64), MapError> {
+        // The masks are all ones, so an OR exceeds one if some operand does. With
+        // `more` checked no sum wraps unnoticed; a length of 0 makes it exceed
+        // any mask.
+        let off = iova.0.wrapping_sub(self.base);
+        let more = len_bytes.wrapping_sub(1);
         let span = Span {
-            off: iova.0.wrapping_sub(self.base),
-            last: iova
-                .0
-                .wrapping_sub(self.base)
-                .wrapping_add(len_bytes)
-                .wrapping_sub(1),
+            off,
+            last: off.wrapping_add(more),
             pa: paddr.0,
         };
-        let pa_last = paddr.0.wrapping_add(len_bytes).wrapping_sub(1);
+        let pa_last = paddr.0.wrapping_add(more);
         let attrs = self.leaf_attrs[prot.bits() as usize & (Prot::COUNT - 1)];
-        // A length of 0 wraps to a `last` before `off` or beyond `ia_mask`.
-        let refused = ((iova.0 | paddr.0 | len_bytes) & Self::PAGE_MASK != 0)
-            | (span.last < span.off)
-            | (span.last > self.ia_mask)
-            | (pa_last < paddr.0)
-            | (pa_last > self.pa_mask)
-            | (attrs == 0)
-            | !self.guard_is_ours(slot);
+        let refused = (iova.0 | paddr.0 | len_bytes) & Self::PAGE_MASK != 0
+            || (span.off | more | span.last) > self.ia_mask
+            || (paddr.0 | pa_last) > self.pa_mask
+            || attrs == 0
+            || !self.guard_is_ours(slot);
         if refused {
             return Err(self.refusal(slot, iova, paddr, len_bytes, prot));
         }
@@ -488,12 +533,15 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             // The run is aligned in both spaces or in neither.
             && ((first as u64) << shift ^ pa) & ((1 << (shift + run_lg2)) - 1) == 0;
         let attrs = if hinted {
-            if (first | count) & (run - 1) != 0 {
+            if (first | count) & (run - 1) == 0 {
+                attrs | CONTIGUOUS
+            } else if (first.wrapping_neg() & (run - 1)) + run <= count {
                 // SAFETY: as promised.
                 unsafe { self.fill_with_hint(table, shift, first, count, pa, attrs) };
                 return;
+            } else {
+                attrs
             }
-            attrs | CONTIGUOUS
         } else {
             attrs
         };
@@ -508,8 +556,8 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     ///
     /// # Safety
     ///
-    /// The entries are in the table, `pa` is aligned to runs as `first` is, and
-    /// the format has runs at this level.
+    /// The entries are in the table, `pa` is aligned to runs as `first` is, the
+    /// format has runs at this level, and a whole one lies among the entries.
     #[inline(never)]
     unsafe fn fill_with_hint(
         &self,
@@ -522,12 +570,8 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     ) {
         let run = 1_usize << F::contiguous_lg2(Self::level_of(shift));
         let head = first.wrapping_neg() & (run - 1);
-        let middle = count.saturating_sub(head) & !(run - 1);
-        let parts = if middle == 0 {
-            [(count, 0), (0, 0), (0, 0)]
-        } else {
-            [(head, 0), (middle, CONTIGUOUS), (count - head - middle, 0)]
-        };
+        let middle = (count - head) & !(run - 1);
+        let parts = [(head, 0), (middle, CONTIGUOUS), (count - head - middle, 0)];
         let mut done = 0;
         for (length, hint) in parts {
             if length > 0 {

@@ -85,7 +85,17 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     where
         I: Iterator<Item = (PhysAddr, u64)> + Clone,
     {
-        let Some(shape) = self.shape(pieces.clone()) else {
+        let singles = self.single_pages(pieces.clone());
+        let shape = if singles > 0 {
+            Some(Shape {
+                total: singles << F::PAGE_LG2,
+                longest: Self::PAGE,
+                touching: false,
+            })
+        } else {
+            self.shape(pieces.clone())
+        };
+        let Some(shape) = shape else {
             return Err(self.sg_refusal(slot, iova, pieces, prot));
         };
         let attrs = self.leaf_attrs[prot.bits() as usize & (Prot::COUNT - 1)];
@@ -102,7 +112,10 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let whole = Span { off, last, pa: 0 };
         // Shorter runs get neither a block nor the hint.
         let hint_from = 1 << (F::PAGE_LG2 + F::contiguous_lg2(Level::LAST));
-        if !shape.touching && shape.longest < hint_from {
+        if singles > 0 {
+            self.prepare_pages(whole)?;
+            self.write_single_pages(whole, pieces, attrs)?;
+        } else if !shape.touching && shape.longest < hint_from {
             self.prepare_pages(whole)?;
             self.write_pieces(whole, pieces, attrs)?;
         } else if longest_run(&shape, pieces.clone()) < 1 << Self::LAST_TABLE_LG2 {
@@ -113,6 +126,29 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         }
         self.pool.memory.publish();
         Ok(shape.total)
+    }
+
+    /// Counts the pieces of the most frequent list: scattered pages, one to a
+    /// piece. 0 for any other, and for one that [`shape`](Self::shape) refuses.
+    // Not inlined: the loop then has the registers for itself.
+    #[inline(never)]
+    fn single_pages(&self, pieces: impl Iterator<Item = (PhysAddr, u64)>) -> u64 {
+        let mut bits = 0;
+        let mut end = u64::MAX;
+        let mut count = 0_u64;
+        for (PhysAddr(pa), len_bytes) in pieces {
+            if len_bytes != Self::PAGE || pa == end {
+                return 0;
+            }
+            bits |= pa;
+            end = pa.wrapping_add(Self::PAGE);
+            count += 1;
+        }
+        // `pa_mask` covers whole pages: where one begins it also ends. More pages
+        // than there are addresses are for `shape` to refuse.
+        let known = self.pa_mask & !Self::PAGE_MASK;
+        let fits = bits & !known == 0 && count <= self.ia_mask >> F::PAGE_LG2;
+        if fits { count } else { 0 }
     }
 
     /// Checks every piece; `None` if one is refused or the sum leaves 64 bits.
@@ -159,6 +195,44 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         }
         // The list has changed.
         MapError::Conflict { iova }
+    }
+
+    /// Pass two for pages one by one.
+    // Not inlined: the loop then has the registers for itself.
+    #[inline(never)]
+    fn write_single_pages(
+        &self,
+        whole: Span,
+        mut pieces: impl Iterator<Item = (PhysAddr, u64)>,
+        attrs: u64,
+    ) -> Result<(), MapError> {
+        // Bits that no list, however it changes, may set in a descriptor.
+        let pa_bits = self.pa_mask & !Self::PAGE_MASK;
+        let attrs = attrs | F::LAST_LEVEL_TYPE;
+        let mut off = whole.off;
+        loop {
+            let cursor = self.cursor(whole, off)?;
+            for index in cursor.index..cursor.index + cursor.room {
+                let pa = match pieces.next() {
+                    Some((PhysAddr(pa), len_bytes)) if len_bytes == Self::PAGE => pa,
+                    _ => return Err(self.changed(whole)),
+                };
+                // SAFETY: `room` entries from `index` on are in the table; in a
+                // section.
+                let entry = unsafe { self.entry(cursor.table, index) };
+                entry.store(F::encode_oa(pa & pa_bits) | attrs, Ordering::Relaxed);
+            }
+            // SAFETY: these entries were written.
+            unsafe { self.clean(cursor.table, cursor.index, cursor.room) };
+            if cursor.left == 0 {
+                break;
+            }
+            off = whole.last + 1 - (cursor.left << F::PAGE_LG2);
+        }
+        match pieces.next() {
+            None => Ok(()),
+            Some(_) => Err(self.changed(whole)),
+        }
     }
 
     /// Pass two where no run takes the hint: one store per page.

@@ -109,6 +109,18 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// Base-2 logarithm of what a last-level table spans.
     pub(crate) const LAST_TABLE_LG2: u32 = F::PAGE_LG2 + F::INDEX_BITS;
     pub(crate) const PAGE_MASK: u64 = (1 << F::PAGE_LG2) - 1;
+    /// Bytes of a page.
+    pub(crate) const PAGE: u64 = 1 << F::PAGE_LG2;
+    /// `top_shift` of a table for 48 bits, or for all that the format has.
+    const USUAL_TOP: u32 = {
+        let bits = if F::MAX_INPUT_BITS < 48 {
+            F::MAX_INPUT_BITS
+        } else {
+            48
+        };
+        let levels = (bits - F::PAGE_LG2).div_ceil(F::INDEX_BITS);
+        F::PAGE_LG2 + (levels - 1) * F::INDEX_BITS
+    };
 
     /// An empty table. Requests on it carry guards of `slots`.
     ///
@@ -226,39 +238,66 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// The caller holds a guard of `self.slots`, and `off` is at most `ia_mask`.
     #[inline(always)]
     pub(crate) fn descend(&self, off: u64, target: u32) -> Option<(Table, usize)> {
-        let (table_mask, table_want) = (self.table_mask, self.table_want);
-        let mut table = self.root;
-        let mut shift = self.top_shift;
-        let mut index = (off >> shift) as usize;
-        while shift > target {
-            // SAFETY: the caller is in a section, and the index is in bounds:
-            // of the root because `off` is, of others by the mask.
-            let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
-            if descriptor & table_mask != table_want {
-                return None;
-            }
-            // SAFETY: a valid table descriptor, read in the section.
-            table = unsafe { self.child(descriptor) };
-            shift -= F::INDEX_BITS;
-            index = (off >> shift) as usize & (Self::ENTRIES - 1);
+        let (mask, want) = (self.table_mask, self.table_want);
+        if self.is_usual() {
+            return self.descend_from(Self::USUAL_TOP, off, target, mask, want);
         }
-        Some((table, index))
+        self.descend_from(self.top_shift, off, target, mask, want)
     }
 
     /// As [`descend`](Self::descend), for a range whose tables this section has
     /// found or made: `reclaim` may look at them meanwhile, but not take them.
     #[inline(always)]
     pub(crate) fn descend_prepared(&self, off: u64, target: u32) -> Option<(Table, usize)> {
+        let (mask, want) = (VALID | TABLE_OR_PAGE, VALID | TABLE_OR_PAGE);
+        if self.is_usual() {
+            return self.descend_from(Self::USUAL_TOP, off, target, mask, want);
+        }
+        self.descend_from(self.top_shift, off, target, mask, want)
+    }
+
+    /// As [`descend`](Self::descend), in tables with the usual first level only:
+    /// where the caller has another path for the others.
+    #[inline(always)]
+    pub(crate) fn descend_usual(&self, off: u64, target: u32) -> Option<(Table, usize)> {
+        if !self.is_usual() {
+            return None;
+        }
+        let (mask, want) = (self.table_mask, self.table_want);
+        self.descend_from(Self::USUAL_TOP, off, target, mask, want)
+    }
+
+    /// Whether the first level is the usual one, for which the walk is compiled
+    /// with constant shifts.
+    #[inline(always)]
+    pub(crate) fn is_usual(&self) -> bool {
+        self.top_shift == Self::USUAL_TOP
+    }
+
+    /// Follows descriptors that have `want` in the bits of `mask`, from the root,
+    /// whose entries span `1 << top`, to the table whose entries span
+    /// `1 << target`.
+    #[inline(always)]
+    pub(crate) fn descend_from(
+        &self,
+        top: u32,
+        off: u64,
+        target: u32,
+        mask: u64,
+        want: u64,
+    ) -> Option<(Table, usize)> {
         let mut table = self.root;
-        let mut shift = self.top_shift;
+        let mut shift = top;
         let mut index = (off >> shift) as usize;
         while shift > target {
-            // SAFETY: as in `descend`.
+            // SAFETY: the caller is in a section, and the index is in bounds:
+            // of the root because `off` is, of others by the mask.
             let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
-            if !Self::is_table(descriptor) {
+            if descriptor & mask != want {
                 return None;
             }
-            // SAFETY: a valid table descriptor, read in the section.
+            // SAFETY: a valid table descriptor (`want` has its bits), read in the
+            // section.
             table = unsafe { self.child(descriptor) };
             shift -= F::INDEX_BITS;
             index = (off >> shift) as usize & (Self::ENTRIES - 1);
@@ -296,22 +335,40 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         if off > self.ia_mask || !self.guard_is_ours(slot) {
             return None;
         }
+        const TABLE: u64 = VALID | TABLE_OR_PAGE;
+        if self.is_usual()
+            && let Some((table, index)) =
+                self.descend_from(Self::USUAL_TOP, off, F::PAGE_LG2, TABLE, TABLE)
+        {
+            // SAFETY: in a section of our slots; the index is in bounds by its mask.
+            let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
+            return Self::is_leaf(descriptor, F::PAGE_LG2)
+                .then(|| Self::translation(descriptor, F::PAGE_LG2, off));
+        }
+        self.translate_any(off)
+    }
+
+    /// Any first level, any leaf.
+    ///
+    /// The caller holds a guard of `self.slots`, and `off` is at most `ia_mask`.
+    #[inline(never)]
+    fn translate_any(&self, off: u64) -> Option<Translation> {
         let mut table = self.root;
         let mut shift = self.top_shift;
         let mut index = (off >> shift) as usize;
-        let descriptor = loop {
+        loop {
             // SAFETY: in a section of our slots; the index is in bounds: of the
             // root because `off` is, of others by the mask.
             let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
             if shift == F::PAGE_LG2 || !Self::is_table(descriptor) {
-                break descriptor;
+                return Self::is_leaf(descriptor, shift)
+                    .then(|| Self::translation(descriptor, shift, off));
             }
             // SAFETY: a valid table descriptor, read in the section.
             table = unsafe { self.child(descriptor) };
             shift -= F::INDEX_BITS;
             index = (off >> shift) as usize & (Self::ENTRIES - 1);
-        };
-        Self::is_leaf(descriptor, shift).then(|| Self::translation(descriptor, shift, off))
+        }
     }
 
     /// The output address of `iova` alone: what [`translate`](Self::translate)

@@ -30,7 +30,25 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         len_bytes: u64,
         sink: &mut S,
     ) -> Result<(), UnmapError> {
-        let (off, last) = self.check_range(slot, iova, len_bytes)?;
+        let (off, _) = self.check_range(slot, iova, len_bytes)?;
+        if !sink.wants_dirty()
+            && (len_bytes == Self::PAGE && self.unmap_leaf::<true, S>(off, sink)
+                || len_bytes == 1 << Self::LAST_TABLE_LG2 && self.unmap_leaf::<false, S>(off, sink))
+        {
+            return Ok(());
+        }
+        self.unmap_run(off, len_bytes, sink)
+    }
+
+    /// Most other ranges lie inside one last-level table, which they do not fill.
+    #[inline(always)]
+    fn unmap_run<S: UnmapSink>(
+        &self,
+        off: u64,
+        len_bytes: u64,
+        sink: &mut S,
+    ) -> Result<(), UnmapError> {
+        let last = off + (len_bytes - 1);
         let in_one_table = (off ^ last) >> Self::LAST_TABLE_LG2 == 0;
         let pages = (len_bytes >> F::PAGE_LG2) as usize;
         if in_one_table
@@ -48,11 +66,37 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
                     self.clean(table, first, pages);
                 }
                 self.pool.memory.publish();
-                sink.leaves(iova, len_bytes, Self::level_of(F::PAGE_LG2));
+                sink.leaves(self.iova(off), len_bytes, Self::level_of(F::PAGE_LG2));
                 return Ok(());
             }
         }
         self.unmap_long(off, last, sink)
+    }
+
+    /// Unmaps one page, or one block of the level above, outside contiguous
+    /// runs. Says whether it has; if not, nothing has changed, and
+    /// [`unmap`](Self::unmap) looks closer.
+    #[inline(always)]
+    fn unmap_leaf<const PAGE: bool, S: UnmapSink>(&self, off: u64, sink: &mut S) -> bool {
+        let shift = Self::leaf_shift::<PAGE>();
+        if !PAGE && off & ((1 << shift) - 1) != 0 {
+            return false;
+        }
+        let Some((table, index)) = self.descend_usual(off, shift) else {
+            return false;
+        };
+        // SAFETY: in bounds of that table; in a section of our slots.
+        let entry = unsafe { self.entry(table, index) };
+        let kind = if PAGE { F::LAST_LEVEL_TYPE } else { VALID };
+        if entry.load(Ordering::Relaxed) & (VALID | TABLE_OR_PAGE | CONTIGUOUS) != kind {
+            return false;
+        }
+        entry.store(0, Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { self.clean(table, index, 1) };
+        self.pool.memory.publish();
+        sink.leaves(self.iova(off), 1 << shift, Self::level_of(shift));
+        true
     }
 
     /// The next most frequent: blocks only, or pages only in tables that are not

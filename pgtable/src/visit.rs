@@ -230,12 +230,12 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         len_bytes: u64,
     ) -> Result<(u64, u64), UnmapError> {
         let off = iova.0.wrapping_sub(self.base);
-        // A length of 0 wraps to a `last` before `off` or beyond `ia_mask`.
-        let last = off.wrapping_add(len_bytes).wrapping_sub(1);
-        let refused = ((iova.0 | len_bytes) & Self::PAGE_MASK != 0)
-            | (last < off)
-            | (last > self.ia_mask)
-            | !self.guard_is_ours(slot);
+        let more = len_bytes.wrapping_sub(1);
+        let last = off.wrapping_add(more);
+        // As in `map_span`: one comparison for what must not exceed the mask.
+        let refused = (iova.0 | len_bytes) & Self::PAGE_MASK != 0
+            || (off | more | last) > self.ia_mask
+            || !self.guard_is_ours(slot);
         if refused {
             return Err(self.unmap_refusal(slot, iova, len_bytes));
         }
