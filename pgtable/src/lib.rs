@@ -98,6 +98,7 @@ mod detached;
 mod dirty;
 mod error;
 mod fault;
+mod fill;
 pub mod format;
 mod install;
 mod level;

@@ -10,6 +10,13 @@
 //! unmap), `swap` per entry on unmap (680 ns for 128 pages), a loop unrolled by
 //! hand over atomics (gains nothing).
 
+#[cfg(all(
+    target_arch = "x86_64",
+    target_feature = "sse2",
+    feature = "avx2",
+    not(any(loom, shuttle, miri, feature = "scalar"))
+))]
+mod cpu;
 mod scalar;
 #[cfg(all(
     target_arch = "x86_64",

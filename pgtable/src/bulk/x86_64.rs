@@ -45,7 +45,9 @@ impl Lanes {
     /// What this CPU can do.
     pub(crate) fn detect() -> Self {
         #[cfg(feature = "avx2")]
-        return Lanes { four: has_avx2() };
+        return Lanes {
+            four: super::cpu::has_avx2(),
+        };
         #[cfg(not(feature = "avx2"))]
         Self::BASELINE
     }
@@ -592,22 +594,4 @@ impl Lanes {
             );
         }
     }
-}
-
-/// Whether the CPU has AVX2 and the system saves its registers.
-#[cfg(feature = "avx2")]
-fn has_avx2() -> bool {
-    use core::arch::x86_64::{__cpuid, __cpuid_count};
-    const OSXSAVE_AND_AVX: u32 = 1 << 27 | 1 << 28;
-    const AVX2: u32 = 1 << 5;
-    const XMM_AND_YMM: u32 = 1 << 1 | 1 << 2;
-    if __cpuid(0).eax < 7 || __cpuid(1).ecx & OSXSAVE_AND_AVX != OSXSAVE_AND_AVX {
-        return false;
-    }
-    let saved: u32;
-    // SAFETY: OSXSAVE says that the instruction exists; it reads a register.
-    unsafe {
-        asm!("xgetbv", in("ecx") 0, out("eax") saved, out("edx") _, options(nomem, nostack));
-    }
-    saved & XMM_AND_YMM == XMM_AND_YMM && __cpuid_count(7, 0).ebx & AVX2 != 0
 }
