@@ -8,8 +8,8 @@ mod iova_setup;
 
 use std::{collections::VecDeque, hint::black_box};
 
-use dmabench_iova::{CachedSizes, IovaDomain, IovaRange};
-use dmabench_platform::{SlotSource, ThreadSlots};
+use dmabench_iova::{AllocRequest, CachedSizes, IovaDomain, IovaRange};
+use dmabench_platform::{Iova, SlotSource, ThreadSlots};
 use iai_callgrind::{library_benchmark, library_benchmark_group, main};
 use iova_setup::{Population, Sizes, alloc, domain, free};
 
@@ -169,8 +169,9 @@ fn index_lifo_64_pages(population: Population) -> Population {
 #[bench::one_page_300k(args = (300_000, Sizes::One(1)), setup = population)]
 #[bench::pages_64_1k(args = (1_000, Sizes::One(64)), setup = population)]
 #[bench::pages_64_100k(args = (100_000, Sizes::One(64)), setup = population)]
+#[bench::pages_64_300k(args = (300_000, Sizes::One(64)), setup = population)]
 #[bench::mixed_1k(args = (1_000, Sizes::Mixed), setup = population)]
-#[bench::mixed_30k(args = (30_000, Sizes::Mixed), setup = population)]
+#[bench::mixed_100k(args = (100_000, Sizes::Mixed), setup = population)]
 fn index_free_random(mut population: Population) -> Population {
     let slots = population.domain.slots().clone();
     let mut slot = slots.enter_fallback();
@@ -180,10 +181,36 @@ fn index_free_random(mut population: Population) -> Population {
     population
 }
 
+/// A range came and went alone at the end of the space: the remembered path
+/// holds four nodes that are wholly free.
+fn path_to_leave() -> IovaDomain {
+    let domain = domain(CachedSizes::None);
+    {
+        let mut slot = domain.slots().enter_fallback();
+        let range = alloc(&domain, &mut slot, 1);
+        free(&domain, &mut slot, range);
+    }
+    domain
+}
+
+// One call: it releases four nodes and needs four others, as its limit is in
+// the middle of the space.
+#[library_benchmark]
+#[bench::page_1(setup = path_to_leave)]
+fn index_worst_call(domain: IovaDomain) -> (IovaDomain, IovaRange) {
+    let request = AllocRequest::below(Iova((1 << 46) - 0x3001));
+    let range = {
+        let mut slot = domain.slots().enter_fallback();
+        domain.alloc(&mut slot, 1, &request).unwrap()
+    };
+    assert_eq!(range.last(), request.limit);
+    (domain, range)
+}
+
 library_benchmark_group!(
     name = caches;
     benchmarks = lower_bound_push_pop, pair, pair_with_sections, sections, burst_of_1000, fifo_of_256, cold_alloc
 );
-library_benchmark_group!(name = index; benchmarks = index_lifo_64_pages, index_free_random);
+library_benchmark_group!(name = index; benchmarks = index_lifo_64_pages, index_free_random, index_worst_call);
 
 main!(library_benchmark_groups = caches, index);
