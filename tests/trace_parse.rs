@@ -36,6 +36,20 @@ fn check(workload: &Workload) {
     assert_eq!(workload.steps().len(), 2 * workload.requests().len());
 }
 
+/// A list that the kernel cut, in the last page of the address space: rounding
+/// its end up to a page would leave 64 bits.
+#[test]
+fn a_truncated_list_at_the_end_of_the_space_does_not_wrap() {
+    let text = "t-1 [000] ..... 1.5: map: IOMMU: iova=0xfffffffffffff000 - 0xfffffffffffffff0 \
+         paddr=0x1000 size=4080\n\
+         t-1 [000] ..... 1.6: map: IOMMU: iova=0x0 - 0x1000 paddr=0x7000 size=4096\n\
+         t-1 [000] ..... 1.7: dma_map_sg: d dir=FROM_DEVICE dma_addrs={0xfffffffffffff000} \
+         sizes={0x100} phys_addrs={0x1000} [TRUNCATED] attrs=\n";
+    let workload = read(text.as_bytes()).unwrap();
+    check(&workload);
+    assert_eq!(workload.bytes(), 0x100, "nothing of address 0 is appended");
+}
+
 /// Lines in the forms that matter, with fields that may be anything.
 fn line() -> impl Strategy<Value = String> {
     let number = || {

@@ -177,10 +177,11 @@ impl State<'_> {
             };
         };
         let mut end = end;
-        if truncated {
+        // Behind the last page of all there is nothing.
+        if truncated && let Some(page_end) = end.checked_next_multiple_of(PAGE) {
             // What the line does not show any more lies behind, up to a gap.
-            end = end.next_multiple_of(PAGE);
-            while let [next, ..] = self.pieces.over(end, end + 1, cpu)[..] {
+            end = page_end;
+            while let [next, ..] = self.pieces.over(end, end.saturating_add(1), cpu)[..] {
                 if next.iova != end || next.cpu != cpu {
                     break;
                 }
