@@ -32,6 +32,18 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         self.map_one(slot, device, buffer, direction)
     }
 
+    /// A list of one: [`map_one`](Self::map_one), out of line.
+    #[inline(never)]
+    fn map_single(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        device: &Device,
+        buffer: Segment,
+        direction: Direction,
+    ) -> Result<Mapping, MapError> {
+        self.map_one(slot, device, buffer, direction)
+    }
+
     /// One buffer, translated.
     #[inline(always)]
     fn map_one(
@@ -55,7 +67,8 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         let prot = device.prot(direction);
         let range = match self.tables.map(slot, range.iova(), first, bytes, prot) {
             Ok(()) => range,
-            Err(error) => self.map_again(slot, range, error, |slot, iova| {
+            // Captured by value, so that nothing has to be in memory for it.
+            Err(error) => self.map_again(slot, range, error, move |slot, iova| {
                 self.tables.map(slot, iova, first, bytes, prot)
             })?,
         };
@@ -103,7 +116,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             return self.pass_sg(slot, device, segments, out);
         }
         if let ([segment], [out]) = (segments, &mut *out) {
-            let mapping = self.map_one(slot, device, *segment, direction)?;
+            let mapping = self.map_single(slot, device, *segment, direction)?;
             *out = DmaSegment {
                 addr: mapping.addr(),
                 len_bytes: segment.len_bytes,

@@ -2,7 +2,7 @@
 
 use core::mem;
 
-use dmabench_flushq::{FlushQueue, Gather, Late, TlbBackend};
+use dmabench_flushq::{FlushQueue, Gather, Late, PagesKept, PagesRange, Room, TlbBackend};
 use dmabench_iova::IovaRange;
 use dmabench_pgtable::{DetachedTable, DetachedTables, Format, Level, TableMemory, UnmapSink};
 use dmabench_platform::{Iova, SlotGuard, SlotSource};
@@ -86,8 +86,53 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         range.size_pages() << F::GRANULE.lg2()
     }
 
-    #[inline]
+    /// A run of pages, nearly always; the rest is
+    /// [`unmap_strict_any`](Self::unmap_strict_any)'s.
+    #[inline(always)]
     fn unmap_strict(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        mut mapping: Mapping,
+    ) -> Result<(), UnmapError> {
+        if let Some(range) = &mapping.range {
+            let (iova, len_bytes) = (range.iova(), Self::len_bytes(range));
+            if self.tables.unmap_pages(slot, iova, len_bytes)
+                && let Some(range) = mapping.range.take()
+            {
+                mem::forget(mapping);
+                return match Gather::complete_pages(
+                    PagesRange::new(F::GRANULE, iova, len_bytes),
+                    range,
+                    &self.backend,
+                    slot,
+                    &self.context,
+                    self.sync_timeout,
+                ) {
+                    Ok(range) => {
+                        self.release(slot, range);
+                        self.count_unmapped(slot);
+                        Ok(())
+                    }
+                    Err(kept) => Err(self.unfinished(kept)),
+                };
+            }
+        }
+        self.unmap_strict_any(slot, mapping)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unfinished(&self, kept: PagesKept<IovaRange>) -> UnmapError {
+        let (gather, late) = kept.into_gather();
+        UnmapError::NotInvalidated(Unfinished {
+            gather,
+            late,
+            tag: self.tag,
+        })
+    }
+
+    #[inline(never)]
+    fn unmap_strict_any(
         &self,
         slot: &mut SlotGuard<'_>,
         mut mapping: Mapping,
@@ -136,7 +181,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn unmap_lazy(
         &self,
         slot: &mut SlotGuard<'_>,
@@ -153,6 +198,27 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
                 return Err(UnmapError::Flush { mapping, late });
             }
         };
+        if let Some(range) = &mapping.range {
+            let (iova, len_bytes) = (range.iova(), Self::len_bytes(range));
+            if self.tables.unmap_pages(room.slot(), iova, len_bytes)
+                && let Some(range) = mapping.range.take()
+            {
+                mem::forget(mapping);
+                let slot = room.push(range);
+                self.count_unmapped(slot);
+                return Ok(());
+            }
+        }
+        self.unmap_lazy_any(room, mapping)
+    }
+
+    #[inline(never)]
+    fn unmap_lazy_any(
+        &self,
+        room: Room<'_, '_, '_, IovaRange, DetachedTables>,
+        mut mapping: Mapping,
+    ) -> Result<(), UnmapError> {
+        // Every mapping of a translating domain has a range.
         let Some(range) = mapping.range.take() else {
             return Err(UnmapError::OtherDomain(mapping));
         };

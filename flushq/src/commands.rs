@@ -29,7 +29,6 @@ pub struct CommandCount {
 }
 
 /// Commands that invalidate `range`.
-#[inline]
 pub fn commands_for(range: &TlbRange, ranges: RangeCommands) -> CommandCount {
     match ranges {
         RangeCommands::Supported => CommandCount {
@@ -51,6 +50,15 @@ pub fn commands_for(range: &TlbRange, ranges: RangeCommands) -> CommandCount {
             }
         }
     }
+}
+
+/// Whether one command with a range surely covers `range`: 32 granules at most,
+/// or a power of two of them within the largest scale.
+#[inline]
+pub(crate) fn is_one_command(range: &TlbRange) -> bool {
+    let lg2 = range.granule.lg2();
+    range.len_bytes <= 32 << lg2
+        || range.len_bytes.is_power_of_two() && range.len_bytes >> lg2 <= 1 << (SCALE_MAX + 5)
 }
 
 /// Entries from which on an SMMU without range commands is told to invalidate
@@ -137,6 +145,19 @@ mod tests {
         assert_eq!(ril(3 << 35), 2);
         let total: u64 = (6..=36).map(|n| ril((1 << n) - 1)).sum();
         assert_eq!(total, (6..=36_u64).map(|n| n.div_ceil(5)).sum());
+    }
+
+    #[test]
+    fn one_command_is_said_only_where_one_is_counted() {
+        let mut said = 0;
+        for n in (1..5000).chain((0..40).map(|bit| 1_u64 << bit)) {
+            if is_one_command(&range(n)) {
+                assert_eq!(ril(n), 1, "{n}");
+                said += 1;
+            }
+        }
+        // 1 to 32, the powers of two from 64 to 4096, and all up to 2^36.
+        assert_eq!(said, 32 + 7 + 37);
     }
 
     /// The chooser of the specification, by brute force: windows from the top.

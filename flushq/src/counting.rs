@@ -10,7 +10,7 @@ use dmabench_platform::{
 
 use crate::{
     BackendError, CommandCount, Late, RangeCommands, Synced, Ticket, TlbBackend, TlbRange,
-    commands_for,
+    commands::is_one_command, commands_for,
 };
 
 /// Counts what a [`TlbBackend`] was asked for. Nothing else happens: there is no
@@ -139,7 +139,16 @@ impl CountingBackend {
         sum
     }
 
+    /// [`invalidate`](TlbBackend::invalidate) of anything.
     #[inline(never)]
+    fn count_ranges(&self, slot: Option<&mut SlotGuard<'_>>, ranges: &[TlbRange]) {
+        let adder = self.adder(slot);
+        let commands = self.commands_for_all(ranges);
+        adder.add(|c| &c.ranges, ranges.len() as u64);
+        adder.add(|c| &c.by_address, commands.by_address);
+        adder.add(|c| &c.by_context, commands.by_context);
+    }
+
     fn commands_for_all(&self, ranges: &[TlbRange]) -> CommandCount {
         let mut sum = CommandCount::default();
         for range in ranges {
@@ -168,23 +177,25 @@ impl CountingBackend {
 unsafe impl TlbBackend for CountingBackend {
     type Context = ();
 
-    #[inline]
+    #[inline(always)]
     fn invalidate(
         &self,
         slot: Option<&mut SlotGuard<'_>>,
         (): &(),
         ranges: &[TlbRange],
     ) -> Result<(), BackendError> {
-        let adder = self.adder(slot);
-        let commands = match ranges {
-            // Nearly always.
-            [range] => commands_for(range, self.range_commands),
-            _ => self.commands_for_all(ranges),
-        };
-        adder.add(|c| &c.ranges, ranges.len() as u64);
-        adder.add(|c| &c.by_address, commands.by_address);
-        if commands.by_context != 0 {
-            adder.add(|c| &c.by_context, commands.by_context);
+        // Nearly always: one range that one command covers.
+        if let [range] = ranges
+            && self.range_commands == RangeCommands::Supported
+            && is_one_command(range)
+            && let Some(own) =
+                (slot.as_ref()).and_then(|guard| self.slots.get(guard.index().as_usize()))
+        {
+            let adder = Adder::Owner(own);
+            adder.add(|c| &c.ranges, 1);
+            adder.add(|c| &c.by_address, 1);
+        } else {
+            self.count_ranges(slot, ranges);
         }
         Ok(())
     }

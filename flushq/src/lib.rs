@@ -45,7 +45,9 @@ pub use backend::{BackendError, Late, Synced, Ticket, TlbBackend};
 pub use commands::{CommandCount, RangeCommands, commands_for, whole_context_from};
 pub use cost::{CostModel, HardwareProfile};
 pub use counting::{BackendCounts, CountingBackend};
-pub use gather::{Complete, Gather, GatherHolder, Issued, NotComplete, NotIssued};
+pub use gather::{
+    Complete, Gather, GatherHolder, Issued, NotComplete, NotIssued, PagesKept, PagesRange,
+};
 pub use pieces::{RangePiece, RangePieces, range_pieces};
 pub use queue::{FlushQueue, FlushStats, Flushed, Merge, QueueConfig, QueueConfigError, Room};
 pub use range::TlbRange;

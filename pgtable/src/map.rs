@@ -80,7 +80,9 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     ///
     /// [`MapError`]; no translation has then changed. A mapping is never
     /// overwritten.
-    #[inline]
+    // Always inlined: a call with so many arguments and a result in memory costs
+    // as much as the walk.
+    #[inline(always)]
     pub fn map(
         &self,
         slot: &SlotGuard<'_>,

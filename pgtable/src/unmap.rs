@@ -48,12 +48,37 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         len_bytes: u64,
         sink: &mut S,
     ) -> Result<(), UnmapError> {
+        if !sink.wants_dirty() && self.clear_run(off, len_bytes) {
+            sink.leaves(self.iova(off), len_bytes, Self::level_of(F::PAGE_LG2));
+            return Ok(());
+        }
+        self.unmap_long(off, off + (len_bytes - 1), sink)
+    }
+
+    /// [`unmap`](Self::unmap) for its most frequent range alone: fewer pages
+    /// than a last-level table has, all in one, no block, and no contiguous run
+    /// that reaches beyond. `true`: they are unmapped, and the caller does for
+    /// them what a sink would have been told: one range of leaves of the last
+    /// level. `false`: nothing has changed; `unmap` does it, or says what is
+    /// wrong.
+    #[inline(always)]
+    #[must_use = "what was unmapped is to be invalidated"]
+    pub fn unmap_pages(&self, slot: &SlotGuard<'_>, iova: Iova, len_bytes: u64) -> bool {
+        let Some((off, _)) = self.offsets(slot, iova, len_bytes) else {
+            return false;
+        };
+        len_bytes == Self::PAGE && self.clear_leaf::<true>(off) || self.clear_run(off, len_bytes)
+    }
+
+    /// Clears pages inside one last-level table, which they do not fill. Says
+    /// whether it has; if not, nothing has changed.
+    #[inline(always)]
+    fn clear_run(&self, off: u64, len_bytes: u64) -> bool {
         let last = off + (len_bytes - 1);
         let in_one_table = (off ^ last) >> Self::LAST_TABLE_LG2 == 0;
         let pages = (len_bytes >> F::PAGE_LG2) as usize;
         if in_one_table
             && pages < Self::ENTRIES
-            && !sink.wants_dirty()
             && let Some((table, first)) = self.descend(off, F::PAGE_LG2)
         {
             // SAFETY: `first` is in bounds, and so is the end, because the range
@@ -66,11 +91,10 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
                     self.clean(table, first, pages);
                 }
                 self.pool.memory.publish();
-                sink.leaves(self.iova(off), len_bytes, Self::level_of(F::PAGE_LG2));
-                return Ok(());
+                return true;
             }
         }
-        self.unmap_long(off, last, sink)
+        false
     }
 
     /// Unmaps one page, or one block of the level above, outside contiguous
@@ -78,6 +102,17 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// [`unmap`](Self::unmap) looks closer.
     #[inline(always)]
     fn unmap_leaf<const PAGE: bool, S: UnmapSink>(&self, off: u64, sink: &mut S) -> bool {
+        let cleared = self.clear_leaf::<PAGE>(off);
+        if cleared {
+            let shift = Self::leaf_shift::<PAGE>();
+            sink.leaves(self.iova(off), 1 << shift, Self::level_of(shift));
+        }
+        cleared
+    }
+
+    /// As [`unmap_leaf`](Self::unmap_leaf), and tells nobody.
+    #[inline(always)]
+    fn clear_leaf<const PAGE: bool>(&self, off: u64) -> bool {
         let shift = Self::leaf_shift::<PAGE>();
         if !PAGE && off & ((1 << shift) - 1) != 0 {
             return false;
@@ -95,7 +130,6 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         // SAFETY: as above.
         unsafe { self.clean(table, index, 1) };
         self.pool.memory.publish();
-        sink.leaves(self.iova(off), 1 << shift, Self::level_of(shift));
         true
     }
 

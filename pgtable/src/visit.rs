@@ -229,17 +229,28 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         iova: Iova,
         len_bytes: u64,
     ) -> Result<(u64, u64), UnmapError> {
+        match self.offsets(slot, iova, len_bytes) {
+            Some(offsets) => Ok(offsets),
+            None => Err(self.unmap_refusal(slot, iova, len_bytes)),
+        }
+    }
+
+    /// As [`check_range`](Self::check_range), without a reason.
+    #[inline(always)]
+    pub(crate) fn offsets(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        len_bytes: u64,
+    ) -> Option<(u64, u64)> {
         let off = iova.0.wrapping_sub(self.base);
         let more = len_bytes.wrapping_sub(1);
         let last = off.wrapping_add(more);
         // As in `map_span`: one comparison for what must not exceed the mask.
-        let refused = (iova.0 | len_bytes) & Self::PAGE_MASK != 0
-            || (off | more | last) > self.ia_mask
-            || !self.guard_is_ours(slot);
-        if refused {
-            return Err(self.unmap_refusal(slot, iova, len_bytes));
-        }
-        Ok((off, last))
+        let allowed = (iova.0 | len_bytes) & Self::PAGE_MASK == 0
+            && (off | more | last) <= self.ia_mask
+            && self.guard_is_ours(slot);
+        allowed.then_some((off, last))
     }
 
     /// That the leaf or run at `at`, if there is one, lies whole in `off..=last`.

@@ -1,5 +1,6 @@
 //! What an unmap leaves to be invalidated, and what may be released after it.
 
+mod pages;
 mod ranges;
 mod states;
 #[cfg(all(test, not(any(loom, shuttle))))]
@@ -11,6 +12,7 @@ use dmabench_pgtable::{DetachedTable, DetachedTables, Level, UnmapSink};
 use dmabench_platform::{Granule, Iova, SlotGuard};
 
 use crate::{TlbBackend, TlbRange};
+pub use pages::{PagesKept, PagesRange};
 use ranges::Ranges;
 pub use states::{Complete, GatherHolder, Issued, NotComplete, NotIssued};
 

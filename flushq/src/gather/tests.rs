@@ -4,7 +4,7 @@ use dmabench_pgtable::{Level, UnmapSink};
 use dmabench_platform::{Fences, Granule, Iova, SlotGuard, Slots, Timeout, sync::Mutex};
 use proptest::prelude::*;
 
-use super::{Gather, ranges::Ranges};
+use super::{Gather, PagesRange, ranges::Ranges};
 use crate::{BackendError, Late, Synced, Ticket, TlbBackend, TlbRange};
 
 const PAGES: Level = Level::LAST;
@@ -226,6 +226,47 @@ fn a11_a_proof_of_an_earlier_ticket_is_no_proof() {
     let error = issued.wait(None, Timeout(5)).unwrap_err();
     assert!(matches!(error.late, Late::TimedOut { .. }));
     assert!(!gather.is_empty());
+}
+
+#[test]
+fn s2_pages_give_the_payload_back_after_the_sync() {
+    let slots = Slots::new(1, Fences::Symmetric).unwrap();
+    let mut slot = slots.enter_fallback();
+    let backend = Scripted::default();
+    let pages = PagesRange::new(Granule::K4, Iova(0x7000), 0x2000);
+    let wait = Timeout::DEFAULT;
+    let done = Gather::complete_pages(pages, "thing", &backend, &mut slot, &1, wait);
+    assert_eq!(done.unwrap(), "thing");
+    assert_eq!(*backend.ranges.lock(), [leaf(0x7000, 0x2000, PAGES)]);
+    assert_eq!(
+        *backend.calls.lock(),
+        ["invalidate", "sync_begin", "sync_wait"]
+    );
+}
+
+#[test]
+fn a11_pages_that_are_not_invalidated_become_a_gather() {
+    let slots = Slots::new(1, Fences::Symmetric).unwrap();
+    let mut slot = slots.enter_fallback();
+    for step in ["invalidate", "sync_begin", "sync_wait", "behind"] {
+        let backend = Scripted {
+            behind: u64::from(step == "behind"),
+            ..Scripted::default()
+        };
+        backend.fail.lock().push(step);
+        let pages = PagesRange::new(Granule::K4, Iova(0x7000), 0x2000);
+        let wait = Timeout::DEFAULT;
+        let done = Gather::complete_pages(pages, "thing", &backend, &mut slot, &1, wait);
+        let (gather, late) = done.expect_err(step).into_gather();
+        let failed = BackendError::Rejected { code: 1 };
+        let expected = match step {
+            "behind" => Late::TimedOut { after: wait },
+            _ => Late::Failed(failed),
+        };
+        assert_eq!(late, expected);
+        assert_eq!(gather.ranges(), [leaf(0x7000, 0x2000, PAGES)]);
+        assert_eq!(gather.payload(), &Some("thing"));
+    }
 }
 
 #[test]

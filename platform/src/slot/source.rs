@@ -137,9 +137,10 @@ mod threads {
         }
     }
 
+    // Both with the top bit, and no number has it: a test of the sign tells.
     const UNKNOWN: u32 = u32::MAX;
     /// The thread is ending: its number was given back.
-    const ENDED: u32 = u32::MAX - 1;
+    const ENDED: u32 = 1 << 31;
 
     std::thread_local! {
         static NUMBER: Cell<u32> = const { Cell::new(UNKNOWN) };

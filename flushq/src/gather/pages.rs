@@ -1,0 +1,107 @@
+//! The short way for the most frequent gather: one run of pages, invalidated
+//! where it was unmapped.
+
+use core::fmt;
+
+use dmabench_pgtable::{Level, UnmapSink};
+use dmabench_platform::{Granule, Iova, SlotGuard, Timeout};
+
+use super::Gather;
+use crate::{Late, TlbBackend, TlbRange};
+
+impl<P> Gather<P> {
+    /// What [`issue`](Gather::issue) and [`wait`](crate::Issued::wait) do for a
+    /// gather with one range of last-level leaves and no tables, without making
+    /// the gather: `payload` comes back once the invalidation has completed. The
+    /// range is never empty, and a multiple of the granule at both ends.
+    ///
+    /// # Errors
+    ///
+    /// [`PagesKept`] holds `payload` back, and becomes the gather.
+    #[inline(always)]
+    pub fn complete_pages<B: TlbBackend>(
+        range: PagesRange,
+        payload: P,
+        backend: &B,
+        slot: &mut SlotGuard<'_>,
+        context: &B::Context,
+        timeout: Timeout,
+    ) -> Result<P, PagesKept<P>> {
+        let late = match invalidate(range.0, backend, slot, context, timeout) {
+            Ok(()) => return Ok(payload),
+            Err(late) => late,
+        };
+        Err(PagesKept {
+            range,
+            payload,
+            late,
+        })
+    }
+}
+
+#[inline(always)]
+fn invalidate<B: TlbBackend>(
+    range: TlbRange,
+    backend: &B,
+    slot: &mut SlotGuard<'_>,
+    context: &B::Context,
+    timeout: Timeout,
+) -> Result<(), Late> {
+    backend.invalidate(Some(slot), context, &[range])?;
+    let ticket = backend.sync_begin(Some(slot))?;
+    let synced = backend.sync_wait(Some(slot), ticket, timeout)?;
+    // A proof of an earlier point proves nothing here.
+    if synced.up_to() < ticket {
+        return Err(Late::TimedOut { after: timeout });
+    }
+    Ok(())
+}
+
+/// One run of pages that were unmapped: last-level leaves, no table.
+#[derive(Clone, Copy, Debug)]
+pub struct PagesRange(TlbRange);
+
+impl PagesRange {
+    /// `len_bytes` from `iova` on; both are multiples of the granule, and there
+    /// is at least one.
+    #[inline(always)]
+    pub fn new(granule: Granule, iova: Iova, len_bytes: u64) -> Self {
+        PagesRange(TlbRange {
+            iova,
+            len_bytes,
+            granule,
+            level: Some(Level::LAST),
+            leaf_only: true,
+        })
+    }
+}
+
+/// The invalidation of [`Gather::complete_pages`] is not known to have
+/// completed. Dropping it drops what it holds back, as a gather does.
+#[must_use = "it holds back what must not be reused: make the gather of it and issue that"]
+pub struct PagesKept<P> {
+    range: PagesRange,
+    payload: P,
+    late: Late,
+}
+
+impl<P> PagesKept<P> {
+    /// The gather, not issued, and what went wrong. (An `Option`, so that it can
+    /// be finished [in place](Gather::issue_in_place).)
+    #[cold]
+    pub fn into_gather(self) -> (Gather<Option<P>>, Late) {
+        let range = self.range.0;
+        let mut gather = Gather::holding(range.granule, Some(self.payload));
+        gather.leaves(range.iova, range.len_bytes, Level::LAST);
+        (gather, self.late)
+    }
+}
+
+impl<P> fmt::Debug for PagesKept<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PagesKept")
+            .field("range", &self.range)
+            .field("late", &self.late)
+            .finish_non_exhaustive()
+    }
+}
