@@ -40,10 +40,10 @@
 //!
 //! | size | 1k live | 100k live | 300k live |
 //! |---|---|---|---|
-//! | 1 page | 450 (875) | 548 (1103) | 554 (1256) |
-//! | 64 pages | 532 (1156) | 551 (1342) | 556 (1494) |
-//! | 64 to 512 pages | 894 (1673) | 1073 (1868) | |
-//! | 64 pages, last in first out; 0 and 100k live | 379 (1570) | 377 (1053) | |
+//! | 1 page | 465 (875) | 563 (1103) | 569 (1256) |
+//! | 64 pages | 547 (1156) | 566 (1342) | 571 (1494) |
+//! | 64 to 512 pages | 909 (1673) | 1073 (1868) | |
+//! | 64 pages, last in first out; 0 and 100k live | 394 (1570) | 392 (1053) | |
 //!
 //! Minimum time per pair on a machine busy with other work, in ns, where an
 //! uncontended compare-and-swap and store took 2.55 ns: 70 for one page, 79 for
