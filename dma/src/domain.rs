@@ -142,7 +142,10 @@ impl<B: TlbBackend> Domain<B> {
 
 impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M> {
     /// A domain of these parts. `source` gives out slots of `slots`; `context`
-    /// is what the backend calls this address space.
+    /// is what the backend calls this address space: the one the hardware uses
+    /// for these tables and for nothing else. With another one invalidations go
+    /// astray, and tables are freed while the hardware still remembers them;
+    /// [`with_context`](Self::with_context) makes it from the tables.
     ///
     /// # Errors
     ///

@@ -156,7 +156,8 @@ impl From<BackendError> for Late {
 /// * **No way back.** No method calls into the domain or the flush queue that
 ///   called it, nor enters the slot it was called from: the caller is inside a
 ///   section or holds the flushers' lock. A pause of `slot` has ended when the
-///   method returns.
+///   method returns, and the guard behind it is the one that was passed in (not
+///   swapped for another).
 ///
 /// # A backend in three steps
 ///

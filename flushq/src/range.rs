@@ -56,7 +56,9 @@ impl TlbRange {
         let last = self.last_byte().max(other.last_byte());
         TlbRange {
             iova: first,
-            len_bytes: last.0 - first.0 + 1,
+            // All of 2^64 bytes cannot be said: less by one byte is still every
+            // page, as an invalidation goes by pages.
+            len_bytes: (last.0 - first.0).saturating_add(1),
             granule: self.granule,
             level: if self.level == other.level {
                 self.level

@@ -31,7 +31,10 @@ unsafe impl Sync for TableRef {}
 ///   `size_bytes / 8` values of `platform::sync::atomic::AtomicU64` instead.)
 /// * [`phys_to_ptr`](Self::phys_to_ptr) returns the `ptr` that came with `phys`,
 ///   for as long as the table is not freed.
-/// * If the value is moved, tables stay where they are.
+/// * If the value is moved, tables stay where they are. If it is dropped, tables
+///   that were not given to `free` stay valid (they leak): a
+///   [`DetachedTable`](crate::DetachedTable) may outlive the page table it came
+///   from, and lists of them are linked through their memory.
 /// * No method unwinds, and none calls back into a page table.
 pub unsafe trait TableMemory: Send + Sync {
     /// A zeroed table of `size_bytes`, a power of two of at least 64, or

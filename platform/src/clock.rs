@@ -63,9 +63,13 @@ impl VirtualClock {
         VirtualClock(AtomicU64::new(start.0))
     }
 
-    /// Moves the clock forward by `span_ns` and returns the new time.
+    /// Moves the clock forward by `span_ns`, at most to the end of time, and
+    /// returns the new time.
     pub fn advance_ns(&self, span_ns: u64) -> TimeNs {
-        TimeNs(self.0.fetch_add(span_ns, Ordering::Relaxed) + span_ns)
+        let later = |now: u64| TimeNs(now).saturating_add_ns(span_ns).0;
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(later(now)))
+            .map_or(TimeNs(u64::MAX), |now| TimeNs(later(now)))
     }
 
     /// Moves the clock to `to`; a clock never goes back, so an earlier time
@@ -129,5 +133,7 @@ mod tests {
         clock.advance_to(TimeNs(9));
         assert_eq!(clock.now().since(TimeNs(5)), 4);
         assert_eq!(TimeNs(1).since(TimeNs(2)), 0);
+        assert_eq!(clock.advance_ns(u64::MAX), TimeNs(u64::MAX));
+        assert_eq!(clock.now(), TimeNs(u64::MAX));
     }
 }

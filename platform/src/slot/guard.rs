@@ -111,7 +111,9 @@ fn next(state: &SlotState, wanted: u64) -> u64 {
 #[inline]
 fn open(slots: &Slots, state: &SlotState, next: u64) {
     debug_assert_eq!(next & STATE, INSIDE);
-    state.section.store(next, Ordering::Relaxed);
+    // Release: whoever waits for an earlier section and reads this value must
+    // see what that section did.
+    state.section.store(next, Ordering::Release);
     light(slots.asymmetric);
     // Acquire: pairs with the release that lowered the flag.
     if state.revoked.load(Ordering::Acquire) {
@@ -126,7 +128,7 @@ fn wait_for_outsider(slots: &Slots, state: &SlotState) {
         state.section.store(next(state, PAUSED), Ordering::Release);
         // The outsider holds this lock until it has lowered the flag.
         drop(slots.outsider.lock());
-        state.section.store(next(state, INSIDE), Ordering::Relaxed);
+        state.section.store(next(state, INSIDE), Ordering::Release);
         light(slots.asymmetric);
     }
 }

@@ -41,7 +41,8 @@ pub struct ErrorReport {
 
 impl<H: SmmuHost, M: TableMemory> Smmu<H, M> {
     /// Takes up to `max` events out of the queue, counts them by stream and
-    /// shows them to `sink`. A stalled transaction is aborted.
+    /// shows them to `sink`, which runs with no lock held. A stalled transaction
+    /// is aborted.
     ///
     /// # Errors
     ///
@@ -52,6 +53,7 @@ impl<H: SmmuHost, M: TableMemory> Smmu<H, M> {
         mut sink: impl FnMut(&Event),
     ) -> Result<EventBatch, EventQueueError> {
         let mut stalled = Vec::new();
+        let mut seen = Vec::new();
         let batch = {
             let known: Vec<u32> = self.tables.lock().attached.keys().copied().collect();
             let mut events = self.events.lock();
@@ -70,12 +72,14 @@ impl<H: SmmuHost, M: TableMemory> Smmu<H, M> {
                 if event.stall {
                     stalled.push((event.sid, event.stag));
                 }
-                sink(event);
+                seen.push(*event);
             });
             let lost = batch.as_ref().map_or(true, |batch| batch.lost);
             faults.lost += u64::from(lost);
-            batch?
+            batch
         };
+        seen.iter().for_each(&mut sink);
+        let batch = batch?;
         for (sid, stag) in stalled {
             let abort = Command::Resume {
                 sid,

@@ -8,6 +8,7 @@
 use alloc::{boxed::Box, vec::Vec};
 use core::{
     fmt,
+    mem::ManuallyDrop,
     ptr::NonNull,
     sync::atomic::{AtomicU8, Ordering},
 };
@@ -69,8 +70,19 @@ struct Free {
 pub(super) struct TableWindow {
     base: u64,
     len: u64,
-    chunks: Box<Directory<Chunks>>,
+    /// Kept for ever if a table is live when the window goes: a detached table
+    /// may still be written to, by whoever holds its token.
+    chunks: ManuallyDrop<Box<Directory<Chunks>>>,
     free: Mutex<Free>,
+}
+
+impl Drop for TableWindow {
+    fn drop(&mut self) {
+        if self.live_bytes() == 0 {
+            // SAFETY: dropped here only, and not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.chunks) };
+        }
+    }
 }
 
 impl TableWindow {
@@ -91,7 +103,7 @@ impl TableWindow {
         Ok(TableWindow {
             base: base.0,
             len,
-            chunks: Directory::new(),
+            chunks: ManuallyDrop::new(Directory::new()),
             free: Mutex::new(Free {
                 by_order: [const { Vec::new() }; ORDERS],
                 next_chunk: 0,
