@@ -46,7 +46,9 @@ fn config(mode: ModeArg, plan: &Plan) -> DomainConfig {
         }),
     };
     // As Linux does for PCI devices: short addresses first, whatever the mask.
-    DomainConfig::new(mode).low32_first(true)
+    // No reclaim of tables, which Linux does not have: its invalidations would
+    // be counted among those of the unmaps.
+    DomainConfig::new(mode).low32_first(true).reclaim(None)
 }
 
 impl Bed<CountingBackend> {
