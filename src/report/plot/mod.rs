@@ -35,19 +35,37 @@ pub(super) enum Ink {
     Passthrough,
     /// Strict, and commands that invalidate a range.
     Strict,
+    /// Strict, one invalidation per completion.
+    StrictBatched,
+    /// Strict, the sync beside the next transfer.
+    StrictPipelined,
     /// Lazy, and commands that flush the whole address space.
     Lazy,
+    /// Lazy with one queue for all.
+    LazySingle,
+    /// Lazy that keeps the buffer until the flush.
+    LazyParked,
+    /// Copied through pages that stay mapped.
+    Bounce,
+    /// Mapped once for all requests.
+    Premapped,
     /// Any further mode, and syncs.
     Other,
 }
 
 impl Ink {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 12] = [
         Self::Text,
         Self::Grid,
         Self::Passthrough,
         Self::Strict,
+        Self::StrictBatched,
+        Self::StrictPipelined,
         Self::Lazy,
+        Self::LazySingle,
+        Self::LazyParked,
+        Self::Bounce,
+        Self::Premapped,
         Self::Other,
     ];
 
@@ -56,7 +74,13 @@ impl Ink {
         match mode {
             "passthrough" => Self::Passthrough,
             "strict" => Self::Strict,
+            "strict-batched" => Self::StrictBatched,
+            "strict-pipelined" => Self::StrictPipelined,
             "lazy" => Self::Lazy,
+            "lazy-single" => Self::LazySingle,
+            "lazy-parked" => Self::LazyParked,
+            "bounce" => Self::Bounce,
+            "premapped" => Self::Premapped,
             _ => Self::Other,
         }
     }
@@ -68,22 +92,20 @@ impl Ink {
             Self::Grid => "ink-grid",
             Self::Passthrough => "ink-passthrough",
             Self::Strict => "ink-strict",
+            Self::StrictBatched => "ink-strict-batched",
+            Self::StrictPipelined => "ink-strict-pipelined",
             Self::Lazy => "ink-lazy",
+            Self::LazySingle => "ink-lazy-single",
+            Self::LazyParked => "ink-lazy-parked",
+            Self::Bounce => "ink-bounce",
+            Self::Premapped => "ink-premapped",
             Self::Other => "ink-other",
         }
     }
 
     /// The colour that stands for it until [`finish`]; no two inks share one.
-    fn stand_in(self) -> &'static RGBColor {
-        const STAND_INS: [RGBColor; Ink::ALL.len()] = [
-            RGBColor(0xAB, 0xCD, 0),
-            RGBColor(0xAB, 0xCD, 1),
-            RGBColor(0xAB, 0xCD, 2),
-            RGBColor(0xAB, 0xCD, 3),
-            RGBColor(0xAB, 0xCD, 4),
-            RGBColor(0xAB, 0xCD, 5),
-        ];
-        &STAND_INS[self as usize]
+    fn stand_in(self) -> RGBColor {
+        RGBColor(0xAB, 0xCD, self as u8)
     }
 }
 
@@ -93,9 +115,9 @@ pub(super) struct Svg(pub(super) String);
 
 /// Text style in the given ink and anchor.
 fn text(ink: Ink, h: HPos, v: VPos) -> TextStyle<'static> {
-    TextStyle::from(("sans-serif", TEXT).into_font())
-        .color(ink.stand_in())
-        .pos(Pos::new(h, v))
+    let mut style = TextStyle::from(("sans-serif", TEXT).into_font()).pos(Pos::new(h, v));
+    style.color = ink.stand_in().to_backend_color();
+    style
 }
 
 /// Runs `draw` on an empty plot of the given height and returns the finished SVG. `label` is what
@@ -125,7 +147,7 @@ fn finish(svg: &str, height: u32, label: &str) -> String {
         .replace(" font-family=\"sans-serif\"", "")
         .replace(" opacity=\"1\"", "");
     for ink in Ink::ALL {
-        let &RGBColor(r, g, b) = ink.stand_in();
+        let RGBColor(r, g, b) = ink.stand_in();
         let colour = format!("#{r:02X}{g:02X}{b:02X}");
         // One element is either filled or stroked, never both, so it gets one class attribute.
         body = body
