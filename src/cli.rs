@@ -67,13 +67,12 @@ pub struct RunOptions {
     )]
     pub out: PathBuf,
 
-    /// Modes to run
+    /// Modes to run [default: passthrough,strict,lazy; of `map`: strict]
     #[arg(
         long,
         global = true,
         value_delimiter = ',',
-        value_name = "MODE,...",
-        default_values_t = [ModeArg::Passthrough, ModeArg::Strict, ModeArg::Lazy]
+        value_name = "MODE,..."
     )]
     pub modes: Vec<ModeArg>,
 
@@ -155,6 +154,9 @@ pub enum ModeArg {
 }
 
 impl ModeArg {
+    /// What is run where nothing else is asked for.
+    pub const DEFAULT: [ModeArg; 3] = [ModeArg::Passthrough, ModeArg::Strict, ModeArg::Lazy];
+
     /// Its name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
@@ -174,6 +176,14 @@ impl std::fmt::Display for ModeArg {
 impl RunOptions {
     /// The modes asked for, each once, cheapest safety first.
     pub fn modes(&self) -> Vec<ModeArg> {
+        self.modes_or(&ModeArg::DEFAULT)
+    }
+
+    /// As [`modes`](Self::modes), where a command has another default.
+    pub fn modes_or(&self, default: &[ModeArg]) -> Vec<ModeArg> {
+        if self.modes.is_empty() {
+            return default.to_vec();
+        }
         let mut modes = self.modes.clone();
         modes.sort_unstable();
         modes.dedup();
@@ -214,5 +224,14 @@ mod tests {
         assert_eq!(before.command, behind.command);
         let modes = Cli::parse_from(["dmabench", "--modes", "lazy,strict,lazy"]).options;
         assert_eq!(modes.modes(), [ModeArg::Strict, ModeArg::Lazy]);
+        assert_eq!(
+            modes.modes_or(&[ModeArg::Passthrough]),
+            [ModeArg::Strict, ModeArg::Lazy]
+        );
+        assert_eq!(before.options.modes(), ModeArg::DEFAULT);
+        assert_eq!(
+            before.options.modes_or(&[ModeArg::Strict]),
+            [ModeArg::Strict]
+        );
     }
 }
