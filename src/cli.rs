@@ -68,12 +68,7 @@ pub struct RunOptions {
     pub out: PathBuf,
 
     /// Modes to run [default: passthrough,strict,lazy; of `map`: strict]
-    #[arg(
-        long,
-        global = true,
-        value_delimiter = ',',
-        value_name = "MODE,..."
-    )]
+    #[arg(long, global = true, value_delimiter = ',', value_name = "MODE,...")]
     pub modes: Vec<ModeArg>,
 
     /// Run only workloads whose name contains this; may be given several times
