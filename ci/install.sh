@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
-# What a fresh machine lacks: valgrind, and the runner of the callgrind benches
-# (of the same version as the library in Cargo.lock).
+# What a fresh machine lacks: valgrind, Chromium (which looks at the report's
+# page), and the runner of the callgrind benches (of the same version as the
+# library in Cargo.lock).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if ! command -v valgrind >/dev/null; then
+missing=()
+command -v valgrind >/dev/null || missing+=(valgrind)
+command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
+if [ ${#missing[@]} -gt 0 ]; then
     apt-get update -qq
-    apt-get install -y -qq valgrind >/dev/null
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 version=$(awk '/^name = "iai-callgrind"$/ { getline; gsub(/[^0-9.]/, ""); print }' Cargo.lock)
 if [ "$(iai-callgrind-runner --version 2>/dev/null | grep -o '[0-9.]*$' || true)" != "$version" ]; then

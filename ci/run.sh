@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The README's run command, on fewer requests, into a folder of its own; the
-# report must be whole.
+# report must be whole, and its page is looked at in a browser.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 grep -qx 'cargo run --release' README.md || { echo "README.md names no 'cargo run --release'"; exit 1; }
@@ -22,3 +22,4 @@ for r in results:
 print(f"{len(results)} results, modes {sorted(modes)}")
 PY
 grep -q "<svg" "$out/report/report.html"
+python3 ci/page_check.py "$out/report/report.html" target/page

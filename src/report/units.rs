@@ -73,6 +73,15 @@ pub(super) fn time(ns: f64) -> String {
     }
 }
 
+/// As [`time`], in the shortest form, for the ticks of an axis: `10 µs` for 10,000 ns.
+pub(super) fn time_tick(ns: f64) -> String {
+    if (1e3..1e6).contains(&ns) {
+        format!("{} µs", number(ns / 1e3))
+    } else {
+        time(ns)
+    }
+}
+
 /// A number of bytes in binary units.
 pub(super) fn bytes(value: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

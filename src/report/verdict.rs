@@ -8,10 +8,12 @@ use super::{Report, RunResult};
 pub struct Verdict {
     /// The workload.
     pub workload: String,
-    /// The sentences, cost first, then exposure.
-    pub text: String,
-    /// Whether a figure shows a defect of the code under test: a strict run that left something
-    /// reachable, or an access through an invalidation that had completed.
+    /// What strict costs and what lazy exposes, in one sentence.
+    pub headline: String,
+    /// What it rests on, and which other mode does better.
+    pub details: String,
+    /// Whether a figure shows a defect of the code under test: something reachable in a mode that
+    /// promises that nothing is, or an access through an invalidation that had completed.
     pub defect: bool,
 }
 
@@ -21,8 +23,10 @@ pub fn verdicts(report: &Report) -> Vec<Verdict> {
         .workloads
         .iter()
         .map(|workload| {
-            let of = |mode: &str| report.result(&workload.name, mode);
-            verdict(&workload.name, of("strict"), of("lazy"), of("passthrough"))
+            verdict(
+                &workload.name,
+                &report.results_of(&workload.name).collect::<Vec<_>>(),
+            )
         })
         .collect()
 }
@@ -119,51 +123,90 @@ impl Report {
     }
 }
 
-fn verdict(
-    workload: &str,
-    strict: Option<&RunResult>,
-    lazy: Option<&RunResult>,
-    passthrough: Option<&RunResult>,
-) -> Verdict {
-    let mut sentences = Vec::new();
-    match (strict, lazy, passthrough) {
-        (Some(strict), Some(lazy), _) => sentences.push(cost(strict, lazy)),
+fn verdict(workload: &str, results: &[&RunResult]) -> Verdict {
+    let of = |mode: &str| results.iter().copied().find(|result| result.mode == mode);
+    let (headline, mut details) = match (of("strict"), of("lazy"), of("passthrough")) {
+        (Some(strict), Some(lazy), _) => (
+            format!("{}; {}.", cost(strict, lazy), exposure(lazy)),
+            vec![evidence(strict, lazy)],
+        ),
         (Some(one), None, Some(free)) | (None, Some(one), Some(free)) => {
-            sentences.push(cost_over_passthrough(one, free));
+            (cost_over_passthrough(one, free), vec![])
         }
-        _ => {}
-    }
-    sentences.extend(lazy.and_then(lazy_exposure));
-    sentences.extend(strict.and_then(strict_exposure));
-    if sentences.is_empty() {
-        sentences.push("Nothing to compare: this run has no two modes of it.".to_owned());
-    }
-    let broken = |result: &RunResult| {
-        result
-            .exposure
-            .as_ref()
-            .is_some_and(|exposure| exposure.violations > 0)
+        _ => (
+            "nothing to compare: this run has not both strict and lazy, nor one of them with \
+             passthrough."
+                .to_owned(),
+            vec![],
+        ),
     };
-    let strict_leaks =
-        strict.is_some_and(|result| result.stale_device_accesses.is_some_and(|n| n > 0));
-    let violated: Vec<_> = [strict, lazy]
-        .into_iter()
-        .flatten()
-        .filter(|r| broken(r))
-        .map(|r| r.mode.clone())
-        .collect();
-    if !violated.is_empty() {
-        sentences.push(format!(
-            "DEFECT: in {} mode the device got through a translation whose invalidation had \
-             completed.",
-            violated.join(" and ")
-        ));
+    if let Some(lazy) = of("lazy") {
+        details.extend(best_safe(results).map(|safe| {
+            format!(
+                "Of the modes that leave nothing reachable, {} is the fastest: {} of lazy's time.",
+                safe.mode,
+                percent(whole_ns(safe) / whole_ns(lazy))
+            )
+        }));
     }
+    details.extend(results.iter().copied().filter_map(past_the_bound));
+    let defects: Vec<String> = results.iter().copied().flat_map(defects).collect();
+    let defect = !defects.is_empty();
+    details.extend(defects);
     Verdict {
         workload: workload.to_owned(),
-        text: sentences.join(" "),
-        defect: strict_leaks || !violated.is_empty(),
+        headline,
+        details: details.join(" "),
+        defect,
     }
+}
+
+/// The cheapest mode other than plain strict that translates and left nothing reachable.
+fn best_safe<'a>(results: &[&'a RunResult]) -> Option<&'a RunResult> {
+    (results.iter().copied())
+        .filter(|result| result.mode != "strict" && result.stale_device_accesses == Some(0))
+        .filter(|result| result.mode != "lazy" && result.mode != "lazy-single")
+        .min_by(|one, other| whole_ns(one).total_cmp(&whole_ns(other)))
+}
+
+/// A window that is longer than the mode promises, where it promises one.
+fn past_the_bound(result: &RunResult) -> Option<String> {
+    let bound = result.exposure.as_ref()?.stale_window_bound_ns;
+    let window = result.stale_window_max_ns?;
+    (bound > 0 && window > bound).then(|| {
+        format!(
+            "The window of {} in {} mode is longer than the {} it promises.",
+            time(window as f64),
+            result.mode,
+            time(bound as f64)
+        )
+    })
+}
+
+/// What no run may show.
+fn defects(result: &RunResult) -> Vec<String> {
+    let mut found = Vec::new();
+    let Some(exposure) = &result.exposure else {
+        return found;
+    };
+    let stale = result.stale_device_accesses.unwrap_or(0);
+    if exposure.stale_window_bound_ns == 0 && stale > 0 {
+        found.push(format!(
+            "DEFECT: {} mode promises that nothing stays reachable and let {} of {} probes \
+             through; do not trust this run.",
+            result.mode,
+            count(stale),
+            count(exposure.probes)
+        ));
+    }
+    if exposure.violations > 0 {
+        found.push(format!(
+            "DEFECT: in {} mode the device got through a translation whose invalidation had \
+             completed.",
+            result.mode
+        ));
+    }
+    found
 }
 
 /// Whether two measured costs differ by more than their batches differ among themselves: the
@@ -190,28 +233,73 @@ pub(super) fn whole_ns(result: &RunResult) -> f64 {
     result.cpu_ns_per_request + result.modelled_ns_per_request
 }
 
+/// What strict costs, as the first half of a sentence.
 fn cost(strict: &RunResult, lazy: &RunResult) -> String {
     let (ours, theirs) = (strict.cpu_ns_per_request, lazy.cpu_ns_per_request);
     let measured = if !differ(strict, lazy) {
-        "no difference beyond the spread between batches".to_owned()
+        "no more CPU beyond the spread between batches".to_owned()
     } else {
         format!(
-            "strict {} {}",
+            "{} {} CPU",
             unsigned(over(ours, theirs)),
             if ours > theirs { "more" } else { "less" }
         )
     };
     format!(
-        "A request takes {} in strict mode and {} in lazy mode, {}: {} and {} of our own code \
-         (measured; {measured}), {} and {} of waiting for the hardware (modelled).",
-        time(whole_ns(strict)),
-        time(whole_ns(lazy)),
+        "strict takes {} as long as lazy per request ({measured} measured, {} instead of {} of \
+         waiting for the hardware modelled)",
         times(whole_ns(strict) / whole_ns(lazy)),
-        time(ours),
-        time(theirs),
         time(strict.modelled_ns_per_request),
         time(lazy.modelled_ns_per_request),
     )
+}
+
+/// What lazy exposes, as the second half of a sentence.
+fn exposure(lazy: &RunResult) -> String {
+    match (
+        &lazy.exposure,
+        lazy.stale_device_accesses,
+        lazy.stale_window_max_ns,
+    ) {
+        (Some(exposure), Some(1..), Some(window)) => format!(
+            "lazy leaves memory that was given back reachable for up to {}, {} ({}) of it at once",
+            time(window as f64),
+            plural(exposure.stale_buffers_max, "buffer"),
+            bytes(exposure.stale_bytes_max),
+        ),
+        (Some(_), Some(0), _) => "lazy left nothing reachable in this run".to_owned(),
+        _ => "what lazy leaves reachable was not looked at".to_owned(),
+    }
+}
+
+/// The figures behind both halves.
+fn evidence(strict: &RunResult, lazy: &RunResult) -> String {
+    let mut text = format!(
+        "{} and {} of our own code (measured).",
+        time(strict.cpu_ns_per_request),
+        time(lazy.cpu_ns_per_request)
+    );
+    let probes = |result: &RunResult| {
+        Some((
+            result.stale_device_accesses?,
+            result.exposure.as_ref()?.probes,
+        ))
+    };
+    if let (Some(strict), Some(lazy)) = (probes(strict), probes(lazy)) {
+        text.push_str(&format!(
+            " {} of {} probes got through in lazy mode, {} of {} in strict (counted).",
+            count(lazy.0),
+            count(lazy.1),
+            count(strict.0),
+            count(strict.1)
+        ));
+    }
+    text
+}
+
+/// A ratio as a percentage without a sign (`104 %`).
+fn percent(ratio: f64) -> String {
+    format!("{} %", number((ratio * 100.0).round()))
 }
 
 /// A ratio in words (`7.03 times`).
@@ -221,7 +309,7 @@ fn times(ratio: f64) -> String {
 
 fn cost_over_passthrough(one: &RunResult, free: &RunResult) -> String {
     format!(
-        "A request takes {} in {} mode and {} in passthrough: {} and {} of our own code \
+        "a request takes {} in {} mode and {} in passthrough: {} and {} of our own code \
          (measured), {} and {} of waiting for the hardware (modelled, {}).",
         time(whole_ns(one)),
         one.mode,
@@ -232,51 +320,6 @@ fn cost_over_passthrough(one: &RunResult, free: &RunResult) -> String {
         time(free.modelled_ns_per_request),
         one.model
     )
-}
-
-fn lazy_exposure(lazy: &RunResult) -> Option<String> {
-    let accesses = lazy.stale_device_accesses?;
-    let window = lazy.stale_window_max_ns?;
-    let exposure = lazy.exposure.as_ref()?;
-    if accesses == 0 {
-        return Some(format!(
-            "Lazy left nothing reachable in this run (0 of {} probes).",
-            count(exposure.probes)
-        ));
-    }
-    let mut text = format!(
-        "Lazy leaves memory that was given back reachable for up to {}: {} of {} probes got \
-         through, up to {} ({}) open at once (counted).",
-        time(window as f64),
-        count(accesses),
-        count(exposure.probes),
-        plural(exposure.stale_buffers_max, "buffer"),
-        bytes(exposure.stale_bytes_max),
-    );
-    if window > exposure.stale_window_bound_ns {
-        text.push_str(&format!(
-            " That is longer than the {} the mode promises.",
-            time(exposure.stale_window_bound_ns as f64)
-        ));
-    }
-    Some(text)
-}
-
-fn strict_exposure(strict: &RunResult) -> Option<String> {
-    let accesses = strict.stale_device_accesses?;
-    let probes = strict.exposure.as_ref()?.probes;
-    Some(if accesses == 0 {
-        format!(
-            "Strict left nothing reachable (0 of {} probes).",
-            count(probes)
-        )
-    } else {
-        format!(
-            "DEFECT: strict let {} of {} probes through; do not trust this run.",
-            count(accesses),
-            count(probes)
-        )
-    })
 }
 
 fn unsigned(ratio: f64) -> String {
@@ -306,18 +349,44 @@ mod tests {
     }
 
     #[test]
-    fn cost_comes_first_and_then_exposure() {
+    fn the_headline_is_one_sentence_of_cost_and_exposure() {
         let verdict = after(|_| {});
         // 142 / 120 = 1.183; 2 commands of 900 ns; 264 of 396 probes; 21 buffers of 128 KiB.
         assert_eq!(
-            verdict.text,
-            "A request takes 1,942 ns in strict mode and 124 ns in lazy mode, 15.7 times: 142 ns \
-             and 120 ns of our own code (measured; strict 18 % more), 1,800 ns and 3.52 ns of \
-             waiting for the hardware (modelled). Lazy leaves memory that was given back reachable for up to \
-             9.71 ms: 264 of 396 probes got through, up to 21 buffers (2.62 MiB) open at once \
-             (counted). Strict left nothing reachable (0 of 396 probes)."
+            verdict.headline,
+            "strict takes 15.7 times as long as lazy per request (18 % more CPU measured, \
+             1,800 ns instead of 3.52 ns of waiting for the hardware modelled); lazy leaves \
+             memory that was given back reachable for up to 9.71 ms, 21 buffers (2.62 MiB) of it \
+             at once."
+        );
+        assert_eq!(
+            verdict.details,
+            "142 ns and 120 ns of our own code (measured). 264 of 396 probes got through in lazy \
+             mode, 0 of 396 in strict (counted)."
         );
         assert!(!verdict.defect);
+    }
+
+    #[test]
+    fn the_fastest_mode_that_leaves_nothing_is_named() {
+        let verdict = after(|report| {
+            for (mode, cpu) in [("strict-batched", 130.0), ("lazy-parked", 118.7)] {
+                let mut result = sample::result(&report.workloads[0].name, mode, cpu, 1.0 / 256.0);
+                result.stale_device_accesses = Some(0);
+                report.results.push(result);
+            }
+        });
+        assert!(
+            verdict.details.ends_with(
+                "Of the modes that leave nothing reachable, lazy-parked is the fastest: 99 % of \
+                 lazy's time."
+            ),
+            "{}",
+            verdict.details
+        );
+        // Lazy with luck in this run is no safe mode.
+        let verdict = after(|report| of(report, "lazy").stale_device_accesses = Some(0));
+        assert!(!verdict.details.contains("fastest"), "{}", verdict.details);
     }
 
     #[test]
@@ -353,9 +422,9 @@ mod tests {
             strict.cpu_ns_spread.min = 119.0;
         });
         assert!(
-            verdict.text.contains("no difference beyond the spread"),
+            verdict.headline.contains("no more CPU beyond the spread"),
             "{}",
-            verdict.text
+            verdict.headline
         );
         let verdict = after(|report| {
             let strict = of(report, "strict");
@@ -363,9 +432,9 @@ mod tests {
             strict.cpu_ns_spread.min = 120.4;
         });
         assert!(
-            verdict.text.contains("no difference beyond the spread"),
+            verdict.headline.contains("no more CPU beyond the spread"),
             "{}",
-            verdict.text
+            verdict.headline
         );
     }
 
@@ -373,11 +442,9 @@ mod tests {
     fn strict_may_be_the_cheaper_one() {
         let verdict = after(|report| of(report, "strict").cpu_ns_per_request = 60.0);
         assert!(
-            verdict
-                .text
-                .contains("60 ns and 120 ns of our own code (measured; strict 50 % less)"),
+            verdict.headline.contains("(50 % less CPU measured,"),
             "{}",
-            verdict.text
+            verdict.headline
         );
     }
 
@@ -386,9 +453,11 @@ mod tests {
         let verdict = after(|report| of(report, "strict").stale_device_accesses = Some(1));
         assert!(verdict.defect);
         assert!(
-            verdict.text.contains("DEFECT: strict let 1 of 396 probes"),
+            (verdict.details).contains(
+                "DEFECT: strict mode promises that nothing stays reachable and let 1 of 396 probes"
+            ),
             "{}",
-            verdict.text
+            verdict.details
         );
     }
 
@@ -397,9 +466,9 @@ mod tests {
         let verdict = after(|report| of(report, "lazy").exposure.as_mut().unwrap().violations = 1);
         assert!(verdict.defect);
         assert!(
-            verdict.text.contains("DEFECT: in lazy mode"),
+            verdict.details.contains("DEFECT: in lazy mode"),
             "{}",
-            verdict.text
+            verdict.details
         );
     }
 
@@ -407,21 +476,27 @@ mod tests {
     fn a_window_past_the_bound_is_said() {
         let verdict = after(|report| of(report, "lazy").stale_window_max_ns = Some(12_000_000));
         assert!(
-            verdict.text.contains("longer than the 10 ms"),
+            verdict.details.contains("longer than the 10 ms"),
             "{}",
-            verdict.text
+            verdict.details
         );
         let verdict = after(|report| of(report, "lazy").stale_window_max_ns = Some(10_000_000));
-        assert!(!verdict.text.contains("longer than"), "{}", verdict.text);
+        assert!(
+            !verdict.details.contains("longer than"),
+            "{}",
+            verdict.details
+        );
     }
 
     #[test]
     fn lazy_without_exposure_says_so() {
         let verdict = after(|report| of(report, "lazy").stale_device_accesses = Some(0));
         assert!(
-            verdict.text.contains("Lazy left nothing reachable"),
+            verdict
+                .headline
+                .ends_with("; lazy left nothing reachable in this run."),
             "{}",
-            verdict.text
+            verdict.headline
         );
     }
 
@@ -429,17 +504,17 @@ mod tests {
     fn missing_modes_do_not_invent_a_comparison() {
         let verdict = after(|report| report.results.retain(|result| result.mode == "passthrough"));
         assert!(
-            verdict.text.starts_with("Nothing to compare"),
+            verdict.headline.starts_with("nothing to compare"),
             "{}",
-            verdict.text
+            verdict.headline
         );
         let verdict = after(|report| report.results.retain(|result| result.mode != "lazy"));
         assert!(
             verdict
-                .text
-                .starts_with("A request takes 1,942 ns in strict mode and 5 ns in passthrough"),
+                .headline
+                .starts_with("a request takes 1,942 ns in strict mode and 5 ns in passthrough"),
             "{}",
-            verdict.text
+            verdict.headline
         );
     }
 }

@@ -90,15 +90,23 @@ fn verdict_list(page: &mut String, report: &Report) {
     for (index, verdict) in verdicts(report).iter().enumerate() {
         put!(
             page,
-            "<li{}><a href=\"#w{index}\">{}</a>: {}</li>\n",
+            "<li{}><a href=\"#w{index}\">{}</a>: {}",
             if verdict.defect {
                 " class=\"defect\""
             } else {
                 ""
             },
             escape(&verdict.workload),
-            escape(&verdict.text)
+            escape(&verdict.headline)
         );
+        if !verdict.details.is_empty() {
+            put!(
+                page,
+                " <span class=\"small\">{}</span>",
+                escape(&verdict.details)
+            );
+        }
+        page.push_str("</li>\n");
     }
     page.push_str("</ol>\n");
     for note in &report.notes {

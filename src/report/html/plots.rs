@@ -18,115 +18,172 @@ pub(super) struct Figure {
     pub(super) svg: Svg,
 }
 
-const COST_AXIS: &str = "CPU (measured) + hardware (modelled), ns/request";
+const COST_AXIS: &str = "CPU + hardware per request";
+const EXPOSURE_AXIS: &str = "longest stale window";
 
-/// The plots over all workloads.
+/// The plots over all workloads: a mark per mode.
 pub(super) fn overview(report: &Report) -> Result<Vec<Figure>, ReportError> {
-    let mut figures = vec![
+    let modes = by_mode(report);
+    if modes.is_empty() {
+        return Ok(vec![]);
+    }
+    let spread_note = match report.workloads.len() {
+        1 => "",
+        _ => " The median workload; the thin line runs from the smallest to the largest.",
+    };
+    let bars_of = |figure: fn(&RunResult) -> f64| -> Vec<Bar> {
+        (modes.iter())
+            .map(|(mode, results)| {
+                let spread = Spread::of(results.iter().map(|result| figure(result)));
+                Bar {
+                    label: (*mode).to_owned(),
+                    figure: number(spread.median),
+                    parts: vec![(spread.median, Ink::of_mode(mode))],
+                    spread: Some((spread.min, spread.max)),
+                }
+            })
+            .collect()
+    };
+    Ok(vec![
+        Figure {
+            id: "plot-tradeoff".to_owned(),
+            caption: format!(
+                "Cost against exposure, a point per mode: what a request takes, and how long a \
+                 device could still reach memory that was given back, in the workload where that \
+                 was longest.{spread_note} Counted, over measured and modelled."
+            ),
+            keys: vec![],
+            svg: points(&Points {
+                label: "Longest stale window against cost over all workloads, a point per mode",
+                x_axis: EXPOSURE_AXIS,
+                y_axis: COST_AXIS,
+                points: (modes.iter())
+                    .map(|(mode, results)| mode_point(mode, results))
+                    .collect(),
+            })?,
+        },
         Figure {
             id: "plot-cpu".to_owned(),
-            caption: "CPU time of this code per request (map and unmap), without hardware time. \
-                      Measured."
-                .to_owned(),
+            caption: format!(
+                "CPU time of this code per request (map and unmap), without hardware \
+                 time.{spread_note} Measured."
+            ),
             keys: vec![],
             svg: bars(&Bars {
-                label: "CPU time per request by workload and mode",
+                label: "CPU time per request by mode",
                 axis: "ns of CPU per request, measured",
-                bars: rows(report, |r| {
-                    vec![(r.cpu_ns_per_request, Ink::of_mode(&r.mode))]
-                }),
+                bars: bars_of(|result| result.cpu_ns_per_request),
             })?,
         },
         Figure {
             id: "plot-hardware".to_owned(),
             caption: format!(
-                "Hardware time per request for the commands below, on top of the CPU time. \
-                 Modelled, {}.",
+                "Time waiting for the hardware per request, on top of the CPU \
+                 time.{spread_note} Modelled, {}.",
                 report.profile.name
             ),
             keys: vec![],
             svg: bars(&Bars {
-                label: "Modelled hardware time per request by workload and mode",
+                label: "Modelled hardware time per request by mode",
                 axis: "ns of hardware per request, modelled",
-                bars: rows(report, |r| {
-                    vec![(r.modelled_ns_per_request, Ink::of_mode(&r.mode))]
-                }),
+                bars: bars_of(|result| result.modelled_ns_per_request),
             })?,
         },
         Figure {
             id: "plot-commands".to_owned(),
-            caption: "SMMU commands per request. Counted.".to_owned(),
-            keys: vec![
-                (Ink::Strict, "range invalidations".to_owned()),
-                (Ink::Lazy, "full flushes".to_owned()),
-                (Ink::Other, "syncs".to_owned()),
-            ],
+            caption: "SMMU commands per MiB over all workloads together. Counted.".to_owned(),
+            keys: command_keys(),
             svg: bars(&Bars {
-                label: "Commands per request by workload and mode",
-                axis: "commands per request, counted",
-                bars: rows(report, |r| {
-                    let requests = r.requests as f64;
-                    vec![
-                        (r.tlb_invalidate_commands / requests, Ink::Strict),
-                        (r.tlb_flush_all_commands / requests, Ink::Lazy),
-                        (r.sync_commands / requests, Ink::Other),
-                    ]
-                }),
+                label: "Commands per MiB by mode",
+                axis: "commands per MiB, counted",
+                bars: (modes.iter())
+                    .map(|(mode, results)| commands_bar(mode, results))
+                    .collect(),
             })?,
         },
-    ];
-    let keys = mode_keys(&report.results.iter().collect::<Vec<_>>());
-    let keys: Vec<_> = keys
-        .into_iter()
-        .filter(|key| key.0 != Ink::Passthrough)
-        .collect();
-    let by_workload = |exposure: fn(&RunResult) -> Option<f64>| -> Vec<Vec<Point>> {
-        report
-            .workloads
-            .iter()
-            .map(|workload| {
-                let results: Vec<_> = report.results_of(&workload.name).collect();
-                exposed(&results, exposure, false)
+    ])
+}
+
+/// The results of each mode, in the order of the run.
+fn by_mode(report: &Report) -> Vec<(&str, Vec<&RunResult>)> {
+    let mut modes: Vec<(&str, Vec<&RunResult>)> = Vec::new();
+    for result in &report.results {
+        match modes.iter_mut().find(|(mode, _)| *mode == result.mode) {
+            Some((_, results)) => results.push(result),
+            None => modes.push((&result.mode, vec![result])),
+        }
+    }
+    modes
+}
+
+/// Smallest, middle and largest of some figures.
+struct Spread {
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of(figures: impl Iterator<Item = f64>) -> Self {
+        let mut figures: Vec<f64> = figures.collect();
+        figures.sort_by(f64::total_cmp);
+        let at = |index: usize| figures.get(index).copied().unwrap_or(0.0);
+        Spread {
+            min: at(0),
+            median: at(figures.len() / 2),
+            max: at(figures.len().saturating_sub(1)),
+        }
+    }
+}
+
+fn mode_point(mode: &str, results: &[&RunResult]) -> Point {
+    let cost = Spread::of(results.iter().map(|result| whole_ns(result)));
+    Point {
+        ink: Ink::of_mode(mode),
+        name: mode.to_owned(),
+        exposure_ns: (results.iter())
+            .map(|result| {
+                result
+                    .stale_window_max_ns
+                    .map_or(f64::INFINITY, |ns| ns as f64)
             })
-            .collect()
+            .fold(0.0, f64::max),
+        cost_ns: cost.median,
+        spread_ns: (cost.min, cost.max),
+    }
+}
+
+fn command_keys() -> Vec<(Ink, String)> {
+    vec![
+        (Ink::Strict, "range invalidations".to_owned()),
+        (Ink::Lazy, "full flushes".to_owned()),
+        (Ink::Other, "syncs".to_owned()),
+    ]
+}
+
+fn commands_bar(mode: &str, results: &[&RunResult]) -> Bar {
+    let mib = results
+        .iter()
+        .map(|result| result.bytes as f64)
+        .sum::<f64>()
+        / f64::from(1 << 20);
+    let per_mib = |commands: fn(&RunResult) -> f64| {
+        results.iter().map(|result| commands(result)).sum::<f64>() / mib
     };
-    figures.push(Figure {
-        id: "plot-window".to_owned(),
-        caption: "Exposure against cost: how long a device could still reach memory that was \
-                  given back. A line joins the modes of one workload; passthrough has no point, \
-                  its device reaches everything always. Counted, over measured and modelled."
-            .to_owned(),
-        keys: keys.clone(),
-        svg: points(&Points {
-            label: "Longest stale window against cost, a point per workload and mode",
-            x_axis: COST_AXIS,
-            y_axis: "longest stale window, ms",
-            groups: by_workload(window_ms),
-        })?,
-    });
-    figures.push(Figure {
-        id: "plot-accesses".to_owned(),
-        caption: "Exposure against cost: how many accesses got through after the unmap, per \
-                  request. Counted, over measured and modelled."
-            .to_owned(),
-        keys,
-        svg: points(&Points {
-            label: "Stale accesses per request against cost, a point per workload and mode",
-            x_axis: COST_AXIS,
-            y_axis: "stale accesses per request",
-            groups: by_workload(stale_per_request),
-        })?,
-    });
-    Ok(figures)
-}
-
-fn window_ms(result: &RunResult) -> Option<f64> {
-    result.stale_window_max_ns.map(|ns| ns as f64 / 1e6)
-}
-
-fn stale_per_request(result: &RunResult) -> Option<f64> {
-    let requests = result.exposure.as_ref()?.requests;
-    Some(result.stale_device_accesses? as f64 / requests as f64)
+    let parts = vec![
+        (
+            per_mib(|result| result.tlb_invalidate_commands),
+            Ink::Strict,
+        ),
+        (per_mib(|result| result.tlb_flush_all_commands), Ink::Lazy),
+        (per_mib(|result| result.sync_commands), Ink::Other),
+    ];
+    Bar {
+        label: mode.to_owned(),
+        figure: number(parts.iter().map(|part| part.0).sum()),
+        parts,
+        spread: None,
+    }
 }
 
 /// The plots of one workload, the `index`th.
@@ -134,23 +191,60 @@ pub(super) fn of_workload(
     index: usize,
     results: &[&RunResult],
 ) -> Result<Vec<Figure>, ReportError> {
-    let mut figures = Vec::new();
-    let exposure = exposed(results, window_ms, true);
-    if !exposure.is_empty() {
-        figures.push(Figure {
+    if results.is_empty() {
+        return Ok(vec![]);
+    }
+    let mut figures = vec![
+        Figure {
             id: format!("plot-{index}-exposure"),
-            caption: "Exposure against cost, a point per mode. Counted, over measured and \
+            caption: "Cost against exposure, a point per mode. Counted, over measured and \
                       modelled."
                 .to_owned(),
             keys: vec![],
             svg: points(&Points {
                 label: "Longest stale window against cost, a point per mode",
-                x_axis: COST_AXIS,
-                y_axis: "longest stale window, ms",
-                groups: vec![exposure],
+                x_axis: EXPOSURE_AXIS,
+                y_axis: COST_AXIS,
+                points: (results.iter())
+                    .map(|result| mode_point(&result.mode, &[result]))
+                    .collect(),
             })?,
-        });
-    }
+        },
+        Figure {
+            id: format!("plot-{index}-cost"),
+            caption: "What a request takes: CPU time of this code in the colour of the mode, \
+                      measured, and behind it the time waiting for the hardware, modelled."
+                .to_owned(),
+            keys: vec![(Ink::Other, "hardware, modelled".to_owned())],
+            svg: bars(&Bars {
+                label: "Cost per request by mode",
+                axis: "ns per request, measured + modelled",
+                bars: (results.iter())
+                    .map(|result| Bar {
+                        label: result.mode.clone(),
+                        figure: number(whole_ns(result)),
+                        parts: vec![
+                            (result.cpu_ns_per_request, Ink::of_mode(&result.mode)),
+                            (result.modelled_ns_per_request, Ink::Other),
+                        ],
+                        spread: None,
+                    })
+                    .collect(),
+            })?,
+        },
+        Figure {
+            id: format!("plot-{index}-commands"),
+            caption: "SMMU commands per MiB. Counted.".to_owned(),
+            keys: command_keys(),
+            svg: bars(&Bars {
+                label: "Commands per MiB by mode",
+                axis: "commands per MiB, counted",
+                bars: (results.iter())
+                    .map(|result| commands_bar(&result.mode, &[result]))
+                    .collect(),
+            })?,
+        },
+    ];
     for (name, curve) in [
         (
             "map",
@@ -165,7 +259,7 @@ pub(super) fn of_workload(
             svg: lines(&Lines {
                 label: &format!("Latency percentiles of {name}, a line per mode"),
                 x_axis: "part of the calls that took at most so long",
-                y_axis: &format!("ns per {name} call"),
+                y_axis: &format!("time of one {name} call"),
                 y_log: true,
                 x_ticks: [
                     (0.5, "50 %"),
@@ -215,45 +309,6 @@ pub(super) fn of_workload(
         });
     }
     Ok(figures)
-}
-
-/// One bar per workload and mode, with the sum of its parts as its figure.
-fn rows(report: &Report, parts: impl Fn(&RunResult) -> Vec<(f64, Ink)>) -> Vec<Bar> {
-    let mut rows = Vec::new();
-    for (index, workload) in report.workloads.iter().enumerate() {
-        for (place, result) in report.results_of(&workload.name).enumerate() {
-            let parts = parts(result);
-            rows.push(Bar {
-                heading: (place == 0).then(|| format!("{}. {}", index + 1, workload.name)),
-                label: result.mode.clone(),
-                figure: number(parts.iter().map(|part| part.0).sum()),
-                parts,
-            });
-        }
-    }
-    rows
-}
-
-/// One point per mode that has the figure.
-fn exposed(
-    results: &[&RunResult],
-    exposure: fn(&RunResult) -> Option<f64>,
-    named: bool,
-) -> Vec<Point> {
-    results
-        .iter()
-        .filter_map(|result| {
-            Some(Point {
-                ink: Ink::of_mode(&result.mode),
-                name: if named {
-                    result.mode.clone()
-                } else {
-                    String::new()
-                },
-                at: (whole_ns(result), exposure(result)?),
-            })
-        })
-        .collect()
 }
 
 /// The modes that occur, each with its ink.

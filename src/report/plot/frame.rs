@@ -9,17 +9,30 @@ use super::{Ink, WIDTH, text};
 /// Height of the plots that use a frame.
 pub(super) const HEIGHT: u32 = 230;
 
-const LEFT: i32 = 66;
-const RIGHT: i32 = WIDTH as i32 - 28;
-const TOP: i32 = 10;
-const BOTTOM: i32 = HEIGHT as i32 - 46;
+pub(super) const LEFT: i32 = 66;
+pub(super) const RIGHT: i32 = WIDTH as i32 - 28;
+pub(super) const TOP: i32 = 10;
+pub(super) const BOTTOM: i32 = HEIGHT as i32 - 46;
+
+/// How values lie along an axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scale {
+    /// In proportion.
+    Linear,
+    /// By their logarithms.
+    Log,
+    /// Zero at the one end, infinity at the other, the rest by logarithms between them.
+    ZeroLogInfinity,
+}
 
 /// One axis: the values at its ends, its ticks and their names.
 #[derive(Debug)]
 pub(super) struct Axis {
+    /// The smallest value; of [`Scale::ZeroLogInfinity`] the smallest above 0.
     pub(super) low: f64,
+    /// The largest value; of [`Scale::ZeroLogInfinity`] the largest that is finite.
     pub(super) high: f64,
-    pub(super) log: bool,
+    pub(super) scale: Scale,
     pub(super) ticks: Vec<(f64, String)>,
     pub(super) name: String,
 }
@@ -27,10 +40,13 @@ pub(super) struct Axis {
 impl Axis {
     /// How far along the axis a value lies, 0 to 1; values beyond an end lie on it.
     fn part(&self, value: f64) -> f64 {
-        let part = if self.log {
-            (value / self.low).ln() / (self.high / self.low).ln()
-        } else {
-            (value - self.low) / (self.high - self.low)
+        let logarithm = (value / self.low).ln() / (self.high / self.low).ln();
+        let part = match self.scale {
+            Scale::Linear => (value - self.low) / (self.high - self.low),
+            Scale::Log => logarithm,
+            Scale::ZeroLogInfinity if value <= 0.0 => 0.0,
+            Scale::ZeroLogInfinity if value == f64::INFINITY => 1.0,
+            Scale::ZeroLogInfinity => 0.2 + 0.6 * logarithm.clamp(0.0, 1.0),
         };
         // NaN, which no figure should be, ends on the axis too.
         if part >= 0.0 { part.min(1.0) } else { 0.0 }
@@ -104,11 +120,11 @@ impl Frame {
 mod tests {
     use super::*;
 
-    fn axis(low: f64, high: f64, log: bool) -> Axis {
+    fn axis(low: f64, high: f64, scale: Scale) -> Axis {
         Axis {
             low,
             high,
-            log,
+            scale,
             ticks: Vec::new(),
             name: String::new(),
         }
@@ -117,8 +133,8 @@ mod tests {
     #[test]
     fn places_stay_inside_the_frame() {
         let frame = Frame {
-            x: axis(0.0, 10.0, false),
-            y: axis(1.0, 100.0, true),
+            x: axis(0.0, 10.0, Scale::Linear),
+            y: axis(1.0, 100.0, Scale::Log),
         };
         assert_eq!(frame.place(0.0, 1.0), (LEFT, BOTTOM));
         assert_eq!(frame.place(10.0, 100.0), (RIGHT, TOP));
@@ -128,5 +144,14 @@ mod tests {
         );
         assert_eq!(frame.place(1e300, -5.0), (RIGHT, BOTTOM));
         assert_eq!(frame.place(f64::NAN, f64::INFINITY), (LEFT, TOP));
+    }
+
+    #[test]
+    fn nothing_and_always_lie_at_the_ends() {
+        let axis = axis(1.0, 100.0, Scale::ZeroLogInfinity);
+        let parts = [0.0, 1.0, 10.0, 100.0, f64::INFINITY].map(|value| axis.part(value));
+        for (part, wanted) in parts.into_iter().zip([0.0, 0.2, 0.5, 0.8, 1.0]) {
+            assert!((part - wanted).abs() < 1e-9, "{parts:?}");
+        }
     }
 }

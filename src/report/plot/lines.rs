@@ -2,8 +2,8 @@
 
 use plotters::prelude::*;
 
-use super::frame::{Axis, Frame, HEIGHT};
-use super::{Ink, Svg, axis_end, log_ticks, named, render, ticks};
+use super::frame::{Axis, Frame, HEIGHT, Scale};
+use super::{Ink, Svg, axis_end, log_axis, named, render, ticks};
 use crate::report::ReportError;
 
 /// One curve.
@@ -24,8 +24,8 @@ pub(in crate::report) struct Lines<'a> {
     pub(in crate::report) x_axis: &'a str,
     /// Name and unit of the vertical axis.
     pub(in crate::report) y_axis: &'a str,
-    /// Whether the vertical axis is logarithmic over the range of the points (those at or below
-    /// 0 are not drawn then) or linear from 0.
+    /// Whether the vertical axis is times in nanoseconds, logarithmic over the range of the points
+    /// (those at or below 0 are not drawn then), or linear from 0.
     pub(in crate::report) y_log: bool,
     /// Places and names of the ticks of the horizontal axis; empty for round numbers from 0.
     pub(in crate::report) x_ticks: Vec<(f64, String)>,
@@ -50,7 +50,7 @@ pub(in crate::report) fn lines(plot: &Lines<'_>) -> Result<Svg, ReportError> {
     let x = Axis {
         low: 0.0,
         high: x_end,
-        log: false,
+        scale: Scale::Linear,
         ticks: if plot.x_ticks.is_empty() {
             named(ticks(x_end, 4))
         } else {
@@ -60,29 +60,13 @@ pub(in crate::report) fn lines(plot: &Lines<'_>) -> Result<Svg, ReportError> {
     };
     let name = plot.y_axis.to_owned();
     let y = if plot.y_log {
-        // At least a decade, so that small differences are not blown up.
-        let (low, high) = if y_max > 0.0 {
-            let middle = (y_min * y_max).sqrt();
-            (
-                (y_min * 0.8).min(middle / 3.2),
-                (y_max * 1.25).max(middle * 3.2),
-            )
-        } else {
-            (1.0, 10.0)
-        };
-        Axis {
-            low,
-            high,
-            log: true,
-            ticks: named(log_ticks(low, high)),
-            name,
-        }
+        log_axis(y_min, y_max, name)
     } else {
         let high = axis_end(y_max);
         Axis {
             low: 0.0,
             high,
-            log: false,
+            scale: Scale::Linear,
             ticks: named(ticks(high, 4)),
             name,
         }

@@ -198,6 +198,30 @@ fn log_ticks(low: f64, high: f64) -> Vec<f64> {
         .collect()
 }
 
+/// A logarithmic axis around times in nanoseconds of which `min` is the shortest and `max` the
+/// longest: at least a decade, so that small differences are not blown up.
+fn log_axis(min: f64, max: f64, name: String) -> frame::Axis {
+    let usable = min > 0.0 && min.is_finite() && max.is_finite();
+    let (low, high) = if usable {
+        let middle = (min * max).sqrt();
+        (
+            (min * 0.8).min(middle / 3.2),
+            (max * 1.25).max(middle * 3.2),
+        )
+    } else {
+        (1.0, 10.0)
+    };
+    frame::Axis {
+        low,
+        high,
+        scale: frame::Scale::Log,
+        ticks: (log_ticks(low, high).into_iter())
+            .map(|tick| (tick, super::units::time_tick(tick)))
+            .collect(),
+        name,
+    }
+}
+
 /// Ticks with the names of their values.
 fn named(ticks: Vec<f64>) -> Vec<(f64, String)> {
     ticks
