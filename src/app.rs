@@ -15,7 +15,6 @@ use rayon::prelude::*;
 
 use crate::{
     cli::{Cli, Command, RunOptions},
-    model,
     report::{self, Report, ReportError},
     run::{self, Plan, RunError},
     scenario::{self, Scenario, ScenarioOptions},
@@ -235,6 +234,7 @@ fn execute(
         requests_min: options.requests_min(),
         flush_queue_entries: options.queue_entries,
         flush_timeout_ns: options.flush_timeout_ms * 1_000_000,
+        profile: options.profile.clone(),
         ..Plan::default()
     };
     let bar = progress_bar(plan.units(&workloads));
@@ -256,7 +256,7 @@ fn execute(
         seed: options.seed,
         options: plan.for_report(other_options(options)),
         machine: run::machine(&found.clock),
-        profile: model::profile_for_report(&plan.profile),
+        profile: plan.profile.for_report(),
         service_device: plan.device.for_report(),
         kind: report::kinds(),
         workloads: workloads.iter().map(Workload::summary).collect(),

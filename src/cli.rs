@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::scenario::Scenario;
+use crate::{
+    model::{self, HardwareProfile},
+    scenario::Scenario,
+};
 
 /// Requests that are timed for each workload and mode, at least: enough that
 /// one in a thousand is a hundred of them.
@@ -113,6 +116,16 @@ pub struct RunOptions {
     )]
     pub flush_timeout_ms: u64,
 
+    /// Hardware of the modelled figures
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        default_value = model::DEFAULT_PROFILE,
+        value_parser = profile
+    )]
+    pub profile: HardwareProfile,
+
     /// Refuse a trace with a damaged line instead of skipping the line
     #[arg(long, global = true)]
     pub strict_parse: bool,
@@ -125,6 +138,13 @@ pub struct RunOptions {
 fn scenario_name(name: &str) -> Result<Scenario, String> {
     Scenario::by_name(name).ok_or_else(|| {
         let known = Scenario::ALL.map(Scenario::name);
+        format!("there are: {}", known.join(", "))
+    })
+}
+
+fn profile(name: &str) -> Result<HardwareProfile, String> {
+    model::named(name).ok_or_else(|| {
+        let known: Vec<String> = model::built_in().into_iter().map(|p| p.name).collect();
         format!("there are: {}", known.join(", "))
     })
 }

@@ -96,7 +96,7 @@ proptest! {
                     let window = result.stale_window_max_ns.unwrap();
                     // A flush of one device's queue may wait for those of the
                     // two others that are due at the same time.
-                    let bound = plan.stale_bound_ns() + 2 * plan.profile.flush_ns(1);
+                    let bound = plan.stale_bound_ns() + 2 * plan.profile.costs.flush_ns(1);
                     prop_assert!(window <= bound, "{} {}", window, bound);
                     prop_assert_eq!(exposure.stale_buffers, requests);
                     prop_assert!(exposure.stale_buffers_max <= 3 << entries_lg2);

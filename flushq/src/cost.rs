@@ -11,69 +11,61 @@ use crate::{
     BackendError, Late, RangeCommands, Synced, Ticket, TlbBackend, TlbRange, commands_for,
 };
 
-/// What commands cost on one piece of hardware.
+/// What invalidations cost on one piece of hardware, in nanoseconds.
+///
+/// Two of the figures are time of the processor, which cannot do anything else
+/// meanwhile, and two are time of the IOMMU, which works while the processor
+/// goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HardwareProfile {
-    /// Short name, as reports print it.
-    pub name: &'static str,
-    /// Where the figures come from, and what was derived how.
-    pub source: &'static str,
-    /// From issuing a sync to seeing it complete with nothing else to do.
-    /// Nanoseconds.
-    pub sync_ns: u64,
-    /// What one invalidation command adds to the sync that waits for it.
-    /// Nanoseconds.
+pub struct HardwareCosts {
+    /// Processor: to hand over one invalidation command. Next to nothing for an
+    /// entry in a queue in memory, a register write for an SMMUv2.
+    pub issue_ns: u64,
+    /// Processor: to tell the IOMMU that there is something to do, once per
+    /// sync. A register write; under a hypervisor that traps it, an exit.
+    pub doorbell_ns: u64,
+    /// IOMMU: to carry out one invalidation command.
     pub command_ns: u64,
+    /// IOMMU: from the doorbell to a completed sync with nothing else to do.
+    pub sync_ns: u64,
     /// What its invalidation commands can express.
     pub range_commands: RangeCommands,
 }
 
-impl HardwareProfile {
-    /// The Arm server of Barry Song's measurements of 2020.
-    pub const SMMUV3_SERVER_2020: HardwareProfile = HardwareProfile {
-        name: "smmuv3-server-2020",
-        source: "Barry Song, linux-iommu list, May 2020, strict unmap of one page on an Arm \
-                 server with SMMUv3: the CMD_SYNC takes 883 ns with 1 thread and 4000, 6879, \
-                 16746, 24429 ns with 16, 32, 64, 96. Derived: 16 to 96 threads share one \
-                 queue, so one TLBI and one CMD_SYNC occupy it for 215 to 261 ns, about 250; \
-                 half of that is taken for the TLBI (command_ns), and the rest of the 883 ns \
-                 for the sync (sync_ns). One command per page, as without range invalidation.",
-        sync_ns: 758,
-        command_ns: 125,
-        range_commands: RangeCommands::Absent,
-    };
-
-    /// The same hardware, had it range invalidation (SMMUv3.2, `IDR3.RIL`).
-    pub const SMMUV3_SERVER_2020_RIL: HardwareProfile = HardwareProfile {
-        name: "smmuv3-server-2020-ril",
-        source: "Barry Song, linux-iommu list, May 2020: the CMD_SYNC of a strict unmap takes \
-                 883 ns with 1 thread on an Arm server with SMMUv3, of which about 125 ns are \
-                 taken for one invalidation command (smmuv3-server-2020 says how). Assumed: a \
-                 range invalidation command costs the same as one for a page.",
-        range_commands: RangeCommands::Supported,
-        ..HardwareProfile::SMMUV3_SERVER_2020
-    };
-
-    /// Modelled time of one flush that waits: `commands` invalidations and a
-    /// sync. Nanoseconds.
+impl HardwareCosts {
+    /// Modelled time of one flush that is waited for: `commands` invalidations
+    /// and a sync. Nanoseconds; an upper bound, because nothing of it overlaps.
     pub const fn flush_ns(&self, commands: u64) -> u64 {
-        self.sync_ns
-            .saturating_add(self.command_ns.saturating_mul(commands))
+        self.processor_ns(commands, 1)
+            .saturating_add(self.iommu_ns(commands, 1))
+    }
+
+    /// Processor time to issue `commands` and begin `syncs`. Nanoseconds.
+    pub const fn processor_ns(&self, commands: u64, syncs: u64) -> u64 {
+        (self.issue_ns.saturating_mul(commands))
+            .saturating_add(self.doorbell_ns.saturating_mul(syncs))
+    }
+
+    /// Time of the IOMMU for `commands` and `syncs`. Nanoseconds.
+    pub const fn iommu_ns(&self, commands: u64, syncs: u64) -> u64 {
+        (self.command_ns.saturating_mul(commands))
+            .saturating_add(self.sync_ns.saturating_mul(syncs))
     }
 }
 
 /// A backend that passes everything on to `B` and lets a virtual clock run as
-/// long as a [`HardwareProfile`] says the hardware would take.
+/// long as [`HardwareCosts`] say the hardware would take.
 ///
-/// Commands run one after the other from when they are issued; a wait moves the
-/// clock on to the completion it waits for, so work done between
-/// [`sync_begin`](TlbBackend::sync_begin) and
+/// Issuing commands and ringing the doorbell move the clock at once, because
+/// the caller's processor does it. The IOMMU then works through the commands one
+/// after the other; a wait moves the clock on to the completion it waits for, so
+/// work done between [`sync_begin`](TlbBackend::sync_begin) and
 /// [`sync_wait`](TlbBackend::sync_wait) overlaps with it. For simulations: the
 /// time of the queue is one shared counter.
 #[derive(Debug)]
 pub struct CostModel<B> {
     inner: B,
-    profile: HardwareProfile,
+    costs: HardwareCosts,
     clock: Arc<VirtualClock>,
     /// When the modelled queue has done all commands so far.
     idle_at: AtomicU64,
@@ -82,11 +74,11 @@ pub struct CostModel<B> {
 }
 
 impl<B> CostModel<B> {
-    /// `inner` on hardware of this profile.
-    pub fn new(inner: B, profile: HardwareProfile, clock: Arc<VirtualClock>) -> Self {
+    /// `inner` on hardware with these costs.
+    pub fn new(inner: B, costs: HardwareCosts, clock: Arc<VirtualClock>) -> Self {
         CostModel {
             inner,
-            profile,
+            costs,
             clock,
             idle_at: AtomicU64::new(0),
             waited_ns: AtomicU64::new(0),
@@ -98,14 +90,20 @@ impl<B> CostModel<B> {
         &self.inner
     }
 
-    /// The profile.
-    pub fn profile(&self) -> &HardwareProfile {
-        &self.profile
+    /// The costs.
+    pub fn costs(&self) -> &HardwareCosts {
+        &self.costs
     }
 
     /// Modelled time that callers have spent waiting for syncs.
     pub fn waited_ns(&self) -> u64 {
         self.waited_ns.load(Ordering::Relaxed)
+    }
+
+    /// The caller issues `commands`, then the queue has them.
+    fn issue(&self, commands: u64) {
+        self.clock.advance_ns(self.costs.processor_ns(commands, 0));
+        self.occupy(self.costs.iommu_ns(commands, 0));
     }
 
     /// Lets the queue work for `work_ns` from now, or from when it is idle.
@@ -135,11 +133,11 @@ unsafe impl<B: TlbBackend> TlbBackend for CostModel<B> {
         self.inner.invalidate(slot, context, ranges)?;
         let commands = ranges
             .iter()
-            .map(|range| commands_for(range, self.profile.range_commands))
+            .map(|range| commands_for(range, self.costs.range_commands))
             .fold(0_u64, |sum, count| {
                 sum.saturating_add(count.by_address + count.by_context)
             });
-        self.occupy(self.profile.command_ns.saturating_mul(commands));
+        self.issue(commands);
         Ok(())
     }
 
@@ -149,13 +147,14 @@ unsafe impl<B: TlbBackend> TlbBackend for CostModel<B> {
         context: &B::Context,
     ) -> Result<(), BackendError> {
         self.inner.invalidate_all(slot, context)?;
-        self.occupy(self.profile.command_ns);
+        self.issue(1);
         Ok(())
     }
 
     /// The ticket is the modelled time of completion.
     fn sync_begin(&self, _slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {
-        Ok(Ticket(self.occupy(self.profile.sync_ns)))
+        self.clock.advance_ns(self.costs.doorbell_ns);
+        Ok(Ticket(self.occupy(self.costs.sync_ns)))
     }
 
     fn sync_wait(
@@ -187,19 +186,23 @@ mod tests {
     use super::*;
     use crate::CountingBackend;
 
-    const PROFILE: HardwareProfile = HardwareProfile {
-        name: "test",
-        source: "made up",
+    const COSTS: HardwareCosts = HardwareCosts {
+        issue_ns: 0,
+        doorbell_ns: 0,
         sync_ns: 1000,
         command_ns: 10,
         range_commands: RangeCommands::Absent,
     };
 
     fn model() -> CostModel<CountingBackend> {
+        model_of(COSTS)
+    }
+
+    fn model_of(costs: HardwareCosts) -> CostModel<CountingBackend> {
         let slots = Slots::new(1, Fences::Symmetric).unwrap();
         CostModel::new(
             CountingBackend::new(&slots),
-            PROFILE,
+            costs,
             Arc::new(VirtualClock::default()),
         )
     }
@@ -222,7 +225,7 @@ mod tests {
         let _ = model.sync_wait(None, ticket, Timeout::DEFAULT).unwrap();
         assert_eq!(model.clock.now(), TimeNs(1320));
         assert_eq!(model.waited_ns(), 1320);
-        assert_eq!(PROFILE.flush_ns(32), 1320);
+        assert_eq!(COSTS.flush_ns(32), 1320);
     }
 
     #[test]
@@ -234,6 +237,25 @@ mod tests {
         let _ = model.sync_wait(None, ticket, Timeout::DEFAULT).unwrap();
         assert_eq!(model.clock.now(), TimeNs(5000));
         assert_eq!(model.waited_ns(), 0);
+    }
+
+    #[test]
+    fn the_processors_part_never_overlaps() {
+        let costs = HardwareCosts {
+            issue_ns: 7,
+            doorbell_ns: 500,
+            ..COSTS
+        };
+        let model = model_of(costs);
+        model.invalidate(None, &(), &[pages(32)]).unwrap();
+        assert_eq!(model.clock.now(), TimeNs(224), "32 were issued");
+        let ticket = model.sync_begin(None).unwrap();
+        assert_eq!(model.clock.now(), TimeNs(724));
+        let _ = model.sync_wait(None, ticket, Timeout::DEFAULT).unwrap();
+        // The commands took the IOMMU until 544; the sync begins at the doorbell.
+        assert_eq!(model.clock.now(), TimeNs(1724));
+        assert_eq!(costs.flush_ns(32), 224 + 500 + 320 + 1000);
+        assert_eq!(costs.flush_ns(u64::MAX), u64::MAX);
     }
 
     #[test]

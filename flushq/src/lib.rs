@@ -43,7 +43,7 @@ mod range;
 
 pub use backend::{BackendError, Late, Synced, Ticket, TlbBackend};
 pub use commands::{CommandCount, RangeCommands, commands_for, whole_context_from};
-pub use cost::{CostModel, HardwareProfile};
+pub use cost::{CostModel, HardwareCosts};
 pub use counting::{BackendCounts, CountingBackend};
 pub use gather::{
     Complete, Gather, GatherHolder, Issued, NotComplete, NotIssued, PagesKept, PagesRange,

@@ -62,7 +62,7 @@ impl Bed<CountingBackend> {
         let domains = (workload.devices.iter())
             .map(|_| {
                 let backend =
-                    CountingBackend::with_range_commands(&slots, plan.profile.range_commands);
+                    CountingBackend::with_range_commands(&slots, plan.profile.costs.range_commands);
                 Domain::new(config(mode, plan), Arc::clone(&slots), backend, ())
             })
             .collect::<Result<_, _>>()
@@ -105,7 +105,11 @@ impl Bed<Backend, Arc<SimMemory>> {
         );
         let watch = Watch::new(Arc::clone(&clock));
         let watched = Watched::new(Arc::clone(&smmu), Arc::clone(&watch));
-        let backend = Arc::new(CostModel::new(watched, plan.profile, Arc::clone(&clock)));
+        let backend = Arc::new(CostModel::new(
+            watched,
+            plan.profile.costs,
+            Arc::clone(&clock),
+        ));
         let slots = slots()?;
         let mut domains = Vec::new();
         let mut devices = Vec::new();

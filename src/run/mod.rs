@@ -26,7 +26,12 @@ pub use clock::TickClock;
 pub use machine::describe as machine;
 pub use plan::Plan;
 
-use crate::{cli::ModeArg, model, report::RunResult, workload::Workload};
+use crate::{
+    cli::ModeArg,
+    model::{self, RequestTime},
+    report::RunResult,
+    workload::Workload,
+};
 use exposure::Exposed;
 use timing::Timing;
 
@@ -203,6 +208,14 @@ fn result(
     let per_pass = |count: u64| count as f64 / timing.counted_passes as f64;
     let counts = &timing.counts;
     let translated = mode != ModeArg::Passthrough;
+    let per_request = |all: f64| all / (timing.counted_passes * requests) as f64;
+    let request_time = RequestTime {
+        bytes: workload.bytes() as f64 / requests as f64,
+        device_ns: plan.device.mean_service_ns(requests, workload.bytes()),
+        cpu_ns: timing.cpu_ns_per_request.p50 * plan.profile.cpu_time_factor,
+        issue_ns: per_request(plan.profile.processor_ns(counts)),
+        iommu_ns: per_request(plan.profile.iommu_ns(counts)),
+    };
     let mut notes = Vec::new();
     if let Some(done) = exposed.cut_after {
         notes.push(format!(
@@ -227,9 +240,13 @@ fn result(
         stale_window_max_ns: translated.then_some(exposed.stale_window_max_ns),
         iova_pages_held_max: exposed.iova_pages_held_max,
         page_table_bytes: exposed.page_table_bytes,
-        modelled_ns_per_request: model::hardware_ns(&plan.profile, counts)
-            / (timing.counted_passes * requests) as f64,
-        model: plan.profile.name.to_owned(),
+        modelled_ns_per_request: per_request(plan.profile.hardware_ns(counts)),
+        modelled_mb_per_s: Some(model::modelled_mb_per_s(
+            &request_time,
+            model::waits(mode),
+            plan.device.queue_depth,
+        )),
+        model: plan.profile.name.clone(),
         map_curve: timing.map.1,
         unmap_curve: timing.unmap.1,
         exposure: exposed.exposure,

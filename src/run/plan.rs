@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use dmabench_flushq::HardwareProfile;
-
 use crate::{
     cli::ModeArg,
-    model::{PROFILE, StorageDevice},
+    model::{self, HardwareProfile, StorageDevice},
     report,
     workload::Workload,
 };
@@ -36,7 +34,7 @@ impl Default for Plan {
             requests_min: crate::cli::REQUESTS_DEFAULT,
             flush_queue_entries: 256,
             flush_timeout_ns: 10_000_000,
-            profile: PROFILE,
+            profile: model::default_profile(),
             device: StorageDevice::EMMC_2021,
         }
     }
@@ -52,7 +50,7 @@ impl Plan {
     /// wait for a poll (the virtual clock stops at deadlines), and one flush.
     pub fn stale_bound_ns(&self) -> u64 {
         self.flush_timeout_ns
-            .saturating_add(self.profile.flush_ns(1))
+            .saturating_add(self.profile.costs.flush_ns(1))
     }
 
     /// As the report prints it.
