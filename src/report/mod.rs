@@ -9,6 +9,7 @@
 //!
 //! A run calls [`check_out_dir`] before its work, [`write()`] after it, and prints [`table()`].
 
+mod compare;
 mod html;
 mod plot;
 #[cfg(test)]
@@ -19,6 +20,10 @@ mod units;
 mod verdict;
 mod write;
 
+pub use compare::{
+    COMPARISON_VERSION, Change, Comparison, NotComparable, OnlyInOne, RunId, compare,
+    text as comparison_text,
+};
 pub use schema::*;
 pub use table::table;
 pub use verdict::{Verdict, summary, verdicts};

@@ -7,7 +7,7 @@ use super::verdict::whole_ns;
 use super::{Report, RunResult};
 
 /// Width of the column of workload names.
-const NAME_WIDTH: usize = 16;
+const NAME_WIDTH: usize = 11;
 
 /// Notes on single results that are printed; the page has all.
 const NOTES_SHOWN: usize = 4;
@@ -26,7 +26,7 @@ pub fn table(report: &Report) -> String {
     );
     let columns: [(&str, u16); 13] = [
         ("\nworkload", NAME_WIDTH as u16),
-        ("\nmode", 11),
+        ("\nmode", 16),
         ("│\n│\n│", 1),
         ("measured\nCPU\nns/req", 8),
         ("measured\nunmap\np99 ns", 8),
@@ -164,7 +164,7 @@ fn legend(report: &Report) -> String {
 }
 
 /// Control characters, which a file name may hold, are shown as `?`.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .map(|letter| if letter.is_control() { '?' } else { letter })
         .collect()
@@ -194,7 +194,7 @@ fn wrap(name: &str, width: usize) -> String {
 }
 
 /// Breaks a sentence at blanks into lines of at most `width`.
-fn fold(text: &str, width: usize) -> Vec<String> {
+pub(super) fn fold(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let line = lines.last_mut().expect("there is always a line");
