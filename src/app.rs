@@ -30,6 +30,9 @@ static WRITING: AtomicBool = AtomicBool::new(false);
 /// Exit code of a run that the user ended: 128 + SIGINT, as shells expect.
 const EXIT_INTERRUPTED: u8 = 130;
 
+/// Exit code of a comparison that found a run worse than the one it is judged by.
+const EXIT_REGRESSION: u8 = 4;
+
 /// Why the program stops. Displays as one line that says what to do.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -121,13 +124,43 @@ pub fn main(cli: &Cli, command_line: Vec<String>) -> Result<u8, AppError> {
             scenarios(&which, options)?;
             Ok(0)
         }
-        Command::Report { file } => {
-            let report = report::read(file)?;
-            report::check_out_dir(&options.out)?;
-            show(&report, options)?;
-            Ok(0)
-        }
+        Command::Report { files } => match files.as_slice() {
+            [base, others @ ..] if !others.is_empty() => compare_reports(base, others, options),
+            files => {
+                for file in files {
+                    let report = report::read(file)?;
+                    report::check_out_dir(&options.out)?;
+                    show(&report, options)?;
+                }
+                Ok(0)
+            }
+        },
     }
+}
+
+/// Judges each of the other runs by the first.
+fn compare_reports(base: &Path, others: &[PathBuf], options: &RunOptions) -> Result<u8, AppError> {
+    let first = report::read(base)?;
+    let mut comparisons = Vec::new();
+    for other in others {
+        let new = report::read(other)?;
+        let names = (base.display().to_string(), other.display().to_string());
+        comparisons.push(report::compare((&names.0, &first), (&names.1, &new)));
+    }
+    let file = report::write_comparisons(&comparisons, &options.out)?;
+    if options.json {
+        print_json(&comparisons)?;
+    } else {
+        for comparison in &comparisons {
+            print(&report::comparison_text(comparison))?;
+            print("\n")?;
+        }
+        print(&format!("Comparison: {}\n", file.display()))?;
+    }
+    let worse = comparisons
+        .iter()
+        .any(|comparison| comparison.regressions().count() > 0);
+    Ok(if worse { EXIT_REGRESSION } else { 0 })
 }
 
 /// Runs the scenarios one after the other, each printed when it is done.
@@ -282,10 +315,7 @@ fn show(report: &Report, options: &RunOptions) -> Result<(), AppError> {
     WRITING.store(false, Ordering::Relaxed);
     let written = written?;
     if options.json {
-        let mut json =
-            serde_json::to_string_pretty(report).map_err(|error| AppError::Output(error.into()))?;
-        json.push('\n');
-        print(&json)?;
+        print_json(report)?;
     } else {
         print(&report::table(report))?;
         print(&format!(
@@ -357,6 +387,14 @@ fn spinner(what: &'static str) -> ProgressBar {
         .with_message(what);
     bar.enable_steady_tick(std::time::Duration::from_millis(200));
     bar
+}
+
+/// Prints as JSON, ended by a line break.
+fn print_json(value: &impl serde::Serialize) -> Result<(), AppError> {
+    let mut json =
+        serde_json::to_string_pretty(value).map_err(|error| AppError::Output(error.into()))?;
+    json.push('\n');
+    print(&json)
 }
 
 /// Prints to standard output. A reader that has gone (`| head`) is no error.

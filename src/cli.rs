@@ -50,11 +50,13 @@ pub enum Command {
         #[arg(value_name = "NAME", value_parser = scenario_name)]
         name: Option<Scenario>,
     },
-    /// Print the table of an earlier run and write its page again
+    /// Print the table of an earlier run and write its page again; of several, compare each with
+    /// the first
     Report {
-        /// The report.json of that run
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        /// The report.json of that run; with further ones, the run they are judged by. The exit
+        /// code is 4 if one of them is worse
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
     },
 }
 

@@ -462,3 +462,62 @@ fn an_unknown_scenario_is_refused_with_the_known_ones() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("linear-search, low32, ageing"), "{text}");
 }
+
+#[test]
+fn two_reports_are_compared_and_a_worse_one_fails() {
+    let bench = Bench::new();
+    let run = |out: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dmabench"));
+        command.current_dir(bench.dir.path());
+        command.args([
+            "--workload",
+            "dd-seq",
+            "--modes",
+            "lazy",
+            "--requests",
+            "200",
+        ]);
+        let status = command
+            .args(["--out", out])
+            .args(more)
+            .output()
+            .unwrap()
+            .status;
+        assert!(status.success());
+    };
+    run("a", &[]);
+    run("b", &[]);
+    run("c", &["--queue-entries", "32"]);
+    let report = |files: &[&str]| {
+        let mut command = bench.command();
+        command.arg("report").args(files).output().unwrap()
+    };
+    // Timings of so few requests may differ, counts may not.
+    let same = report(&["a/report.json", "b/report.json"]);
+    let comparison: serde_json::Value =
+        serde_json::from_slice(&fs::read(bench.out().join("comparison.json")).unwrap()).unwrap();
+    let changes = comparison[0]["changes"].as_array().unwrap();
+    assert!(
+        changes.iter().all(|c| c["kind"] == "measured"),
+        "{changes:?}"
+    );
+    assert!(matches!(same.status.code(), Some(0 | 4)));
+    // Other options: said, and not compared.
+    let other = report(&["a/report.json", "c/report.json"]);
+    let text = String::from_utf8_lossy(&other.stdout).into_owned();
+    assert!(
+        text.contains("not compared, counted: another flush queue"),
+        "{text}"
+    );
+    // Twice the tables.
+    let worse = fs::read_to_string(bench.path("a/report.json")).unwrap();
+    let mut worse: serde_json::Value = serde_json::from_str(&worse).unwrap();
+    worse["results"][0]["page_table_bytes"] = 1_000_000_000.into();
+    let file = bench.file("worse.json", worse.to_string().as_bytes());
+    let output = report(&["a/report.json", file.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(text.contains("WORSE"), "{text}");
+    let output = report(&["a/report.json", "nowhere.json"]);
+    assert_refused(&output, &["nowhere.json", "name a report.json"]);
+}

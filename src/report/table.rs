@@ -7,7 +7,7 @@ use super::verdict::whole_ns;
 use super::{Report, RunResult};
 
 /// Width of the column of workload names.
-const NAME_WIDTH: usize = 11;
+const NAME_WIDTH: usize = 10;
 
 /// Notes on single results that are printed; the page has all.
 const NOTES_SHOWN: usize = 4;
@@ -36,8 +36,8 @@ pub fn table(report: &Report) -> String {
         ("counted\nstale up\nto", 8),
         ("│\n│\n│", 1),
         ("modelled\nhardware\nns/req", 8),
-        ("│\n│\n│", 1),
-        ("both:\ntimes\nlazy", 8),
+        ("\n\nMB/s", 6),
+        ("both:\ntimes\nlazy", 5),
     ];
     table.set_header(
         columns
@@ -76,7 +76,7 @@ pub fn table(report: &Report) -> String {
             }),
             Cell::new(&rule),
             column(&|r| number(r.modelled_ns_per_request)),
-            Cell::new(&rule),
+            column(&|r| r.modelled_mb_per_s.map_or(NONE.to_owned(), number)),
             column(&|r| lazy.map_or(NONE.to_owned(), |lazy| number(whole_ns(r) / whole_ns(lazy)))),
         ]);
     }
@@ -85,7 +85,7 @@ pub fn table(report: &Report) -> String {
             // The junction of the rules is the blank between columns.
             column.set_padding((0, 0));
             column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(width)));
-            if width == 8 {
+            if matches!(width, 5 | 6 | 8) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
@@ -127,8 +127,8 @@ fn legend(report: &Report) -> String {
             .to_owned(),
         format!(
             "modelled: time the CPU waits for the hardware to do the counted commands, by the \
-             profile {}; not part of CPU ns/req",
-            report.profile.name
+             profile {}; not part of CPU ns/req. MB/s: what {} would move with both",
+            report.profile.name, report.service_device.name
         ),
         "both: measured CPU and modelled hardware time together, as a multiple of lazy mode"
             .to_owned(),

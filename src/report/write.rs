@@ -148,6 +148,24 @@ pub fn write(report: &Report, out_dir: &Path) -> Result<Written, ReportError> {
     })
 }
 
+/// Writes comparisons of runs as `comparison.json` into `out_dir`, which is made if need be.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_comparisons(
+    comparisons: &[super::Comparison],
+    out_dir: &Path,
+) -> Result<PathBuf, ReportError> {
+    let mut json = serde_json::to_vec_pretty(comparisons).map_err(ReportError::Encode)?;
+    json.push(b'\n');
+    serde_json::from_slice::<Vec<super::Comparison>>(&json).map_err(ReportError::Encode)?;
+    fs::create_dir_all(out_dir).map_err(|source| ReportError::OutDir {
+        path: out_dir.to_owned(),
+        source,
+    })?;
+    Temporary::write(out_dir, "comparison.json", &json)?.rename()
+}
+
 /// Reads a `report.json` back.
 ///
 /// # Errors

@@ -57,7 +57,12 @@ const COUNTED: &[Row] = &[
     ("translation tables, most", |r| bytes(r.page_table_bytes)),
 ];
 
-const MODELLED: &[Row] = &[("hardware per request", |r| time(r.modelled_ns_per_request))];
+const MODELLED: &[Row] = &[
+    ("hardware per request", |r| time(r.modelled_ns_per_request)),
+    ("MB/s on the device below", |r| {
+        r.modelled_mb_per_s.map_or(NONE.to_owned(), number)
+    }),
+];
 
 /// Appends the table of one workload's results.
 pub(super) fn write(page: &mut String, results: &[&RunResult]) {
