@@ -14,12 +14,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 
 use crate::{
-    cli::{Cli, Command, RunOptions},
+    cli::{Cli, Command, RunOptions, ShapeOptions},
     report::{self, Report, ReportError},
     run::{self, Plan, RunError},
     scenario::{self, Scenario, ScenarioOptions},
     trace::{self, TraceError, shipped},
-    workload::{Workload, generate},
+    workload::{
+        Workload,
+        generate::{self, Refused},
+    },
 };
 
 /// Set when the user wants the run to end; see [`install_interrupt`].
@@ -50,6 +53,15 @@ pub enum AppError {
         /// What there is.
         known: Vec<String>,
     },
+    /// An option that one of the workloads has no use for.
+    Option(Refused),
+    /// An option that the command, or a shipped trace, has no use for.
+    NotGenerated {
+        /// The option.
+        option: &'static str,
+        /// What it was given for.
+        what: &'static str,
+    },
     /// A scenario found no memory for its domain.
     NoMemory {
         /// Which one.
@@ -70,6 +82,11 @@ impl fmt::Display for AppError {
                 "no workload's name contains {}; there are: {}",
                 wanted.join(" or "),
                 known.join(", ")
+            ),
+            AppError::Option(refused) => refused.fmt(f),
+            AppError::NotGenerated { option, what } => write!(
+                f,
+                "{option} changes generated workloads, not {what}: choose some with --workload (`dmabench list` names them)"
             ),
             AppError::NoMemory { scenario } => {
                 write!(f, "not enough memory for {scenario}; try --quick")
@@ -110,14 +127,29 @@ impl From<RunError> for AppError {
 /// [`AppError`]; nothing half-written is left behind.
 pub fn main(cli: &Cli, command_line: Vec<String>) -> Result<u8, AppError> {
     let options = &cli.options;
-    match cli.command.as_ref().unwrap_or(&Command::Compare) {
-        Command::List => {
-            list(options)?;
+    let before = &cli.shape;
+    let command = (cli.command.clone()).unwrap_or(Command::Compare(ShapeOptions::default()));
+    if !matches!(command, Command::Compare(_) | Command::List(_))
+        && let Some(option) = before.first_given()
+    {
+        return Err(AppError::NotGenerated {
+            option,
+            what: "what this command runs",
+        });
+    }
+    match &command {
+        Command::Compare(own) => {
+            let shape = own.or(before);
+            let workloads = compare_workloads(options, &shape)?;
+            execute(workloads, options, &shape, command_line)
+        }
+        Command::List(own) => {
+            list(options, &own.or(before))?;
             Ok(0)
         }
-        Command::Compare => execute(compare_workloads(options)?, options, command_line),
         Command::Replay { files } => {
-            execute(replay_workloads(files, options)?, options, command_line)
+            let workloads = replay_workloads(files, options)?;
+            execute(workloads, options, before, command_line)
         }
         Command::Scenario { name } => {
             let which = name.map_or(Scenario::ALL.to_vec(), |one| vec![one]);
@@ -194,7 +226,10 @@ pub fn install_interrupt() {
     });
 }
 
-fn compare_workloads(options: &RunOptions) -> Result<Vec<Workload>, AppError> {
+fn compare_workloads(
+    options: &RunOptions,
+    shape: &ShapeOptions,
+) -> Result<Vec<Workload>, AppError> {
     let known =
         || (shipped::ALL.iter().map(|s| s.name)).chain(generate::ALL.iter().map(|g| g.name()));
     if !known().any(|name| options.wants(name)) {
@@ -203,13 +238,25 @@ fn compare_workloads(options: &RunOptions) -> Result<Vec<Workload>, AppError> {
             known: known().map(str::to_owned).collect(),
         });
     }
+    let traces = || (shipped::ALL.iter()).any(|s| options.wants(s.name));
+    if let Some(option) = shape.first_given()
+        && traces()
+    {
+        return Err(AppError::NotGenerated {
+            option,
+            what: "the shipped traces",
+        });
+    }
     let parse = parse_options(options);
     let mut workloads = (shipped::ALL.par_iter())
         .filter(|shipped| options.wants(shipped.name))
         .map(|shipped| shipped.workload(parse))
         .collect::<Result<Vec<_>, _>>()?;
-    let generators = generate::ALL.iter().filter(|g| options.wants(g.name()));
-    workloads.extend(generators.map(|g| g.generate(options.seed)));
+    for generator in generate::ALL.iter().filter(|g| options.wants(g.name())) {
+        let generator = (generator.shaped(&shape.shape())).map_err(AppError::Option)?;
+        let streams = generate::streams(&*generator, options.seed, shape.players());
+        workloads.extend(streams);
+    }
     Ok(workloads)
 }
 
@@ -244,11 +291,14 @@ fn parse_options(options: &RunOptions) -> trace::Options {
     }
 }
 
-fn list(options: &RunOptions) -> Result<(), AppError> {
-    let workloads = compare_workloads(options)?;
+fn list(options: &RunOptions, shape: &ShapeOptions) -> Result<(), AppError> {
+    let workloads = compare_workloads(options, shape)?;
     let width = workloads.iter().map(|w| w.name.len()).max().unwrap_or(0);
     let lines: String = (workloads.iter())
-        .map(|w| format!("{:width$}  {}\n", w.name, w.description))
+        .map(|w| {
+            let requests = w.requests().len();
+            format!("{:width$} {requests:>8}  {}\n", w.name, w.description)
+        })
         .collect();
     print(&lines)
 }
@@ -256,6 +306,7 @@ fn list(options: &RunOptions) -> Result<(), AppError> {
 fn execute(
     workloads: Vec<Workload>,
     options: &RunOptions,
+    shape: &ShapeOptions,
     command_line: Vec<String>,
 ) -> Result<u8, AppError> {
     report::check_out_dir(&options.out)?;
@@ -287,7 +338,7 @@ fn execute(
             .map_or(0, |since| since.as_secs()),
         run_seconds: begun.elapsed().as_secs_f64(),
         seed: options.seed,
-        options: plan.for_report(other_options(options)),
+        options: plan.for_report(other_options(options, shape)),
         machine: run::machine(&found.clock),
         profile: plan.profile.for_report(),
         service_device: plan.device.for_report(),
@@ -352,13 +403,23 @@ fn warn_of_damage(workloads: &[Workload]) {
     }
 }
 
-fn other_options(options: &RunOptions) -> BTreeMap<String, String> {
+fn other_options(options: &RunOptions, shape: &ShapeOptions) -> BTreeMap<String, String> {
     let modes: Vec<&str> = options.modes().iter().map(|m| m.name()).collect();
     let mut other = BTreeMap::from([
         ("modes".to_owned(), modes.join(",")),
         ("strict-parse".to_owned(), options.strict_parse.to_string()),
         ("quick".to_owned(), options.quick.to_string()),
     ]);
+    let given = [
+        ("length", shape.length.map(|n| n.to_string())),
+        ("depth", shape.depth.map(|n| n.to_string())),
+        ("sizes", shape.sizes.as_ref().map(ToString::to_string)),
+        ("threads", shape.threads.map(|n| n.to_string())),
+        ("pairs", shape.pairs.map(|n| n.to_string())),
+    ];
+    for (name, value) in given {
+        other.extend(value.map(|value| (name.to_owned(), value)));
+    }
     if !options.workload.is_empty() {
         other.insert("workload".to_owned(), options.workload.join(","));
     }

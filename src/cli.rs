@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     model::{self, HardwareProfile},
     scenario::Scenario,
+    workload::generate::{Players, Shape, SizeMix},
 };
 
 /// Requests that are timed for each workload and mode, at least: enough that
@@ -29,13 +30,16 @@ pub struct Cli {
     /// How to do it; the same for every command that runs workloads.
     #[command(flatten)]
     pub options: RunOptions,
+    /// What the generated workloads of `compare` are, where no command is named.
+    #[command(flatten)]
+    pub shape: ShapeOptions,
 }
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Run the shipped traces and the generated workloads in every mode
-    Compare,
+    Compare(ShapeOptions),
     /// Run your own traces (Linux ftrace text, plain or gzip) in every mode
     Replay {
         /// Files with the text of /sys/kernel/tracing/trace, or of `trace-cmd report`
@@ -43,7 +47,7 @@ pub enum Command {
         files: Vec<PathBuf>,
     },
     /// List the workloads of `compare`
-    List,
+    List(ShapeOptions),
     /// Run a history that is hard on an IOVA allocator, beside Linux's published figures
     Scenario {
         /// Which one; without it, each of them
@@ -58,6 +62,95 @@ pub enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+}
+
+/// What generated workloads are. What an option means for each, and which
+/// refuse it: `docs/workloads.md`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Generated workloads")]
+pub struct ShapeOptions {
+    /// Requests of one pass of each generated workload
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=10_000_000)
+    )]
+    pub length: Option<u32>,
+
+    /// Requests mapped at once
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
+    pub depth: Option<u32>,
+
+    /// Sizes of the requests with their weights, e.g. 4K:70,64K:20,512K:10
+    #[arg(long, value_name = "SIZE:WEIGHT,...")]
+    pub sizes: Option<SizeMix>,
+
+    /// Threads on one domain, each with a stream of requests of its own
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "pairs",
+        value_parser = clap::value_parser!(u32).range(1..=1024)
+    )]
+    pub threads: Option<u32>,
+
+    /// Pairs of threads on one domain: one maps, the other unmaps
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=512)
+    )]
+    pub pairs: Option<u32>,
+}
+
+impl ShapeOptions {
+    /// What a generator is asked for.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            requests: self.length,
+            depth: self.depth,
+            sizes: self.sizes.clone(),
+        }
+    }
+
+    /// Who plays it: one thread, if nothing else was asked for.
+    pub fn players(&self) -> Players {
+        match (self.pairs, self.threads) {
+            (Some(pairs), _) => Players::Pairs(pairs),
+            (None, threads) => Players::Threads(threads.unwrap_or(1)),
+        }
+    }
+
+    /// These options, and `before` where they say nothing: options may stand
+    /// before or behind the command.
+    pub fn or(&self, before: &ShapeOptions) -> ShapeOptions {
+        let asked = self.threads.is_some() || self.pairs.is_some();
+        let players = if asked { self } else { before };
+        ShapeOptions {
+            length: self.length.or(before.length),
+            depth: self.depth.or(before.depth),
+            sizes: self.sizes.clone().or_else(|| before.sizes.clone()),
+            threads: players.threads,
+            pairs: players.pairs,
+        }
+    }
+
+    /// The first option that was given, as it is spelt.
+    pub fn first_given(&self) -> Option<&'static str> {
+        [
+            (self.length.is_some(), "--length"),
+            (self.depth.is_some(), "--depth"),
+            (self.sizes.is_some(), "--sizes"),
+            (self.threads.is_some(), "--threads"),
+            (self.pairs.is_some(), "--pairs"),
+        ]
+        .into_iter()
+        .find_map(|(given, name)| given.then_some(name))
+    }
 }
 
 /// How to run.
@@ -239,6 +332,19 @@ mod tests {
         assert_eq!(before.options.seed, 7);
         assert_eq!(behind.options.seed, 7);
         assert_eq!(before.command, behind.command);
+        let first = Cli::parse_from(["dmabench", "--depth", "7", "--pairs", "2", "list"]);
+        let last = Cli::parse_from(["dmabench", "list", "--depth", "7", "--threads", "3"]);
+        let Some(Command::List(own)) = last.command else {
+            panic!("{:?}", last.command);
+        };
+        assert_eq!(own.or(&last.shape).depth, Some(7));
+        let both = own.or(&first.shape);
+        assert_eq!(
+            (both.threads, both.pairs),
+            (Some(3), None),
+            "the nearer one"
+        );
+        assert_eq!(first.shape.players(), Players::Pairs(2));
         let modes = Cli::parse_from(["dmabench", "--modes", "lazy,strict,lazy"]).options;
         assert_eq!(modes.modes(), [ModeArg::Strict, ModeArg::Lazy]);
         assert_eq!(

@@ -219,6 +219,13 @@ fn wrong_usage_is_told_from_a_failed_run() {
         &["--requests", "10", "--quick"],
         &["--queue-entries", "255"],
         &["--flush-timeout-ms", "0"],
+        &["--length", "0"],
+        &["--depth", "0"],
+        &["--threads", "1025"],
+        &["--pairs", "0"],
+        &["--threads", "1", "--pairs", "1"],
+        &["--sizes", "4K:0"],
+        &["--sizes", "1M"],
         &["wat"],
     ] {
         let output = bench.command().args(arguments).output().unwrap();
@@ -399,8 +406,68 @@ fn a_shorter_timer_and_a_smaller_queue_shorten_the_window() {
 fn the_list_names_every_workload() {
     let output = Bench::new().command().arg("list").output().unwrap();
     let list = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(list.lines().count(), 11, "{list}");
-    assert!(list.contains("dd-seq"));
+    let generators = dmabench::workload::generate::ALL;
+    assert_eq!(list.lines().count(), 10 + generators.len(), "{list}");
+    for generator in generators {
+        assert!(list.contains(generator.name()), "{list}");
+    }
+}
+
+#[test]
+fn an_option_that_does_not_apply_is_refused_with_the_reason() {
+    for (arguments, words) in [
+        (
+            &["--depth", "4"][..],
+            &["--depth", "shipped traces", "--workload"][..],
+        ),
+        (
+            &["--workload", "cqe", "--depth", "33"],
+            &["cqe", "32 slots"],
+        ),
+        (
+            &["--workload", "sqlite", "--depth", "2"],
+            &["sqlite-sync", "waits for each"],
+        ),
+        (
+            &["--workload", "dd-seq", "--sizes", "4K"],
+            &["dd-seq", "dd-direct"],
+        ),
+        (
+            &["--length", "5", "scenario", "ageing"],
+            &["--length", "this command"],
+        ),
+    ] {
+        let output = Bench::new().command().args(arguments).output().unwrap();
+        assert_refused(&output, words);
+    }
+}
+
+#[test]
+fn options_of_generated_workloads_reach_the_report() {
+    let bench = Bench::new();
+    let mut command = bench.command();
+    command.args(["--workload", "cqe", "--length", "100", "--modes", "strict"]);
+    command.args(["compare", "--depth", "8", "--sizes", "4K:3,64K"]);
+    let output = command
+        .args(["--threads", "2", "--requests", "1"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let report = json(&bench.out());
+    let workloads = report["workloads"].as_array().unwrap();
+    assert_eq!(workloads[0]["name"], "cqe thread 1/2");
+    assert_eq!(workloads[1]["name"], "cqe thread 2/2");
+    for workload in workloads {
+        assert_eq!(workload["requests"], 100);
+        assert_eq!(workload["live_max"], 8);
+        assert_eq!(workload["sizes"].as_array().unwrap().len(), 2);
+    }
+    let other = &report["options"]["other"];
+    assert_eq!(other["sizes"], "4K:3,64K:1");
+    assert_eq!(
+        (&other["depth"], &other["threads"]),
+        (&"8".into(), &"2".into())
+    );
 }
 
 /// Ctrl-C ends the run early, with what was found until then.

@@ -94,6 +94,7 @@ fn run_on(
             Step::Map(_) if lab.watch.so_far().1 >= accesses_max => cut_after = Some(mapped),
             Step::Map(request) => {
                 mapped += 1;
+                run.idle(workload.idle_ns(request))?;
                 run.map(&workload.requests()[request as usize])?;
             }
             // Of a request that was not mapped: nothing to do.
@@ -143,6 +144,14 @@ impl Run<'_> {
         self.live[place] = Some(mapping);
         self.note();
         Ok(())
+    }
+
+    /// Nothing happens for so long but what the clock brings.
+    fn idle(&mut self, ns: u64) -> Result<(), RunError> {
+        if ns == 0 {
+            return Ok(());
+        }
+        self.advance_to(self.lab.clock.now().saturating_add_ns(ns))
     }
 
     fn unmap(&mut self, request: &Request) -> Result<(), RunError> {

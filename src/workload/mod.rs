@@ -7,7 +7,7 @@
 mod builder;
 pub mod generate;
 
-pub use builder::Builder;
+pub use builder::{Builder, Lists};
 pub use dmabench_dma::{Direction, Segment};
 
 use crate::report::{ParseStats, SizeCount, Source};
@@ -56,6 +56,7 @@ pub struct Workload {
     requests: Vec<Request>,
     steps: Vec<Step>,
     segments: Vec<Segment>,
+    idle_us: Vec<u32>,
 }
 
 impl Workload {
@@ -74,6 +75,44 @@ impl Workload {
     pub fn segments(&self, request: &Request) -> &[Segment] {
         let first = request.first_segment as usize;
         &self.segments[first..first + request.segments as usize]
+    }
+
+    /// How long nothing happens before that request is mapped, in nanoseconds:
+    /// nobody asks for anything and nothing is under way.
+    #[inline]
+    pub fn idle_ns(&self, number: u32) -> u64 {
+        (self.idle_us.get(number as usize)).map_or(0, |us| u64::from(*us) * 1000)
+    }
+
+    /// A number that is the same for two workloads of the same requests, steps
+    /// and pauses, and hardly ever else: on every machine, of every build.
+    pub fn digest(&self) -> u64 {
+        // FNV-1a over 64-bit words instead of bytes.
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+        let mut add = |word: u64| {
+            hash = (hash ^ word).wrapping_mul(0x0100_0000_01b3);
+            hash ^= hash >> 32;
+        };
+        for (number, request) in self.requests.iter().enumerate() {
+            add(u64::from(request.device));
+            add(match request.direction {
+                Direction::ToDevice => 1,
+                Direction::FromDevice => 2,
+                Direction::Bidirectional => 3,
+            });
+            add(self.idle_ns(number as u32));
+            for segment in self.segments(request) {
+                add(segment.phys.0);
+                add(segment.len_bytes);
+            }
+        }
+        for step in &self.steps {
+            match *step {
+                Step::Map(number) => add(u64::from(number) << 1),
+                Step::Unmap(number) => add(u64::from(number) << 1 | 1),
+            }
+        }
+        hash
     }
 
     /// Entries of the longest scatter list.

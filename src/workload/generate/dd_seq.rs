@@ -1,25 +1,14 @@
 //! `dd if=/dev/mmcblk1 of=/dev/null bs=4M`, the load of the 2021 thread: the
 //! page cache reads ahead in requests of 128 KiB.
 
-use dmabench_platform::PhysAddr;
-
-use super::{Generator, Random};
-use crate::{
-    report::Source,
-    workload::{Builder, Direction, Segment, Workload},
-};
-
-const PAGE: u64 = 4096;
-/// Page-cache pages lie anywhere in the RAM of the board of the thread, which
-/// begins at 2 GiB; 1 GiB of it is used, so that pages come back.
-const RAM_START: u64 = 0x8000_0000;
-const RAM_PAGES: u64 = (1 << 30) / PAGE;
+use super::{Generator, PAGES_MAX, Random, Refused, Shape, memory::Scattered, source};
+use crate::workload::{Builder, Direction, Workload};
 
 /// Sequential reads through the page cache.
 #[derive(Debug, Clone, Copy)]
 pub struct DdSeq {
-    /// Pages of one request.
-    pub pages: u64,
+    /// Pages of one request, at most [`PAGES_MAX`].
+    pub pages: u32,
     /// Requests of one pass.
     pub requests: u32,
     /// Requests mapped at once: the MMC core maps request N+1 while N is
@@ -49,35 +38,42 @@ impl Generator for DdSeq {
     fn generate(&self, seed: u64) -> Workload {
         let mut random = Random::new(seed);
         let mut builder = Builder::new();
+        let pages = self.pages.clamp(1, PAGES_MAX);
+        let pages_used = u64::from(self.requests) * u64::from(pages);
+        let mut memory = Scattered::new(&mut builder, &mut random, pages_used);
         let mut mapped = std::collections::VecDeque::new();
         for _ in 0..self.requests {
-            let pages = (0..self.pages).map(|_| Segment {
-                phys: PhysAddr(RAM_START + random.below(RAM_PAGES) * PAGE),
-                len_bytes: PAGE,
-            });
-            mapped.push_back(builder.map(0, Direction::FromDevice, pages));
+            let list = memory.take(pages);
+            mapped.push_back(builder.map_list(0, Direction::FromDevice, list));
             if mapped.len() as u32 >= self.depth
                 && let Some(oldest) = mapped.pop_front()
             {
                 builder.unmap(oldest);
             }
         }
-        let source = Source::Generated {
-            generator: format!(
-                "{} pages={} requests={} depth={} seed={seed}",
-                self.name(),
-                self.pages,
-                self.requests,
-                self.depth
-            ),
-        };
+        let parameters = format!(
+            "pages={pages} requests={} depth={}",
+            self.requests, self.depth
+        );
         builder.finish(
             self.name().to_owned(),
             self.description().to_owned(),
-            source,
+            source(self, &parameters, seed),
             None,
             vec!["sdhci".to_owned()],
         )
+    }
+
+    fn shaped(&self, shape: &Shape) -> Result<Box<dyn Generator>, Refused> {
+        shape.no_sizes(
+            self.name(),
+            "its requests are the read-ahead of 128 KiB; dd-direct takes it",
+        )?;
+        Ok(Box::new(DdSeq {
+            requests: shape.requests.unwrap_or(self.requests),
+            depth: shape.depth.unwrap_or(self.depth),
+            ..*self
+        }))
     }
 }
 

@@ -1,15 +1,24 @@
 //! Generated workloads: one file each, listed in [`ALL`].
 //!
 //! A new one implements [`Generator`] in a file of its own and adds itself to
-//! the list; command line, report and tests find it there.
+//! the list; command line, report and tests find it there. What each stands for
+//! and where its numbers come from: `docs/workloads.md`.
 
+mod cqe;
 mod dd_seq;
+mod memory;
 mod random;
+mod shape;
+mod sqlite_sync;
 
+pub use cqe::Cqe;
 pub use dd_seq::DdSeq;
 pub use random::Random;
+pub use shape::{PAGES_MAX, Refused, Shape, SizeMix};
+pub use sqlite_sync::SqliteSync;
 
 use super::Workload;
+use crate::report::Source;
 
 /// Makes a workload out of a seed.
 pub trait Generator: Sync {
@@ -21,7 +30,77 @@ pub trait Generator: Sync {
 
     /// The same seed gives the same workload on every machine.
     fn generate(&self, seed: u64) -> Workload;
+
+    /// The same generator with the options of `shape`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] for an option that does not apply to it.
+    fn shaped(&self, shape: &Shape) -> Result<Box<dyn Generator>, Refused>;
 }
 
 /// Every generator.
-pub const ALL: &[&dyn Generator] = &[&DdSeq::DEFAULT];
+pub const ALL: &[&dyn Generator] = &[&DdSeq::DEFAULT, &SqliteSync::DEFAULT, &Cqe::DEFAULT];
+
+/// Who plays the streams of a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Players {
+    /// So many threads, each with a stream of its own.
+    Threads(u32),
+    /// So many pairs of threads: one maps the requests of a stream, the other
+    /// unmaps them.
+    Pairs(u32),
+}
+
+/// One workload for each thread or pair, all on the same device. The first is
+/// what [`Generator::generate`] gives; the others have seeds that follow from
+/// `seed`. Each has the generator's number of requests.
+pub fn streams(generator: &dyn Generator, seed: u64, players: Players) -> Vec<Workload> {
+    let (count, what) = match players {
+        Players::Threads(count) => (count, "thread"),
+        Players::Pairs(count) => (count, "pair"),
+    };
+    let alone = players == Players::Threads(1);
+    let mut seeds = Random::new(seed);
+    (0..count)
+        .map(|index| {
+            let own = if index == 0 { seed } else { seeds.next_u64() };
+            let mut workload = generator.generate(own);
+            if !alone {
+                workload.name = format!("{} {what} {}/{count}", workload.name, index + 1);
+            }
+            workload
+        })
+        .collect()
+}
+
+/// For the report: all that makes the workload what it is.
+fn source(generator: &dyn Generator, parameters: &str, seed: u64) -> Source {
+    Source::Generated {
+        generator: format!("{} {parameters} seed={seed}", generator.name()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_thread_has_a_stream_of_its_own_on_the_same_device() {
+        let generator = Cqe {
+            requests: 64,
+            ..Cqe::DEFAULT
+        };
+        let alone = streams(&generator, 1, Players::Threads(1));
+        assert_eq!(alone[0].name, "cqe");
+        assert_eq!(alone[0].digest(), generator.generate(1).digest());
+        for players in [Players::Threads(3), Players::Pairs(3)] {
+            let streams = streams(&generator, 1, players);
+            let digests: Vec<u64> = streams.iter().map(Workload::digest).collect();
+            assert_eq!(digests[0], alone[0].digest());
+            assert!(digests[1] != digests[0] && digests[2] != digests[1]);
+            assert!(streams.iter().all(|w| w.devices == ["cqhci"]));
+            assert!(streams[2].name.ends_with(" 3/3"), "{}", streams[2].name);
+        }
+    }
+}
