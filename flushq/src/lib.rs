@@ -49,5 +49,8 @@ pub use gather::{
     Complete, Gather, GatherHolder, Issued, NotComplete, NotIssued, PagesKept, PagesRange,
 };
 pub use pieces::{RangePiece, RangePieces, range_pieces};
-pub use queue::{FlushQueue, FlushStats, Flushed, Merge, QueueConfig, QueueConfigError, Room};
+pub use queue::{
+    FlushQueue, FlushStats, Flushed, Merge, OneRing, PerSlotRings, QueueConfig, QueueConfigError,
+    Rings, Room, SharedRoom, SingleQueue,
+};
 pub use range::TlbRange;

@@ -1,10 +1,10 @@
 use alloc::{sync::Arc, vec, vec::Vec};
-use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
-use dmabench_platform::{Fences, Timeout, sync::Mutex};
+use dmabench_platform::{Fences, SlotGuard, Slots, TimeNs, Timeout, sync::Mutex};
 
 use super::*;
-use crate::{BackendError, CountingBackend, Synced, Ticket, TlbRange};
+use crate::{BackendError, CountingBackend, Late, Synced, Ticket, TlbBackend, TlbRange};
 
 /// A page is *mapped* while the tables say so and *cached* until an
 /// invalidation finds it unmapped: the hostile TLB that never evicts and refills
@@ -338,7 +338,7 @@ fn bad_input_69_queue_sizes() {
             entries_per_slot: size,
             ..QueueConfig::default()
         };
-        let error = FlushQueue::<()>::new(config, slots()).err();
+        let error = FlushQueue::<(), ()>::new(config, slots()).err();
         assert_eq!(
             error,
             Some(QueueConfigError::BadSize {

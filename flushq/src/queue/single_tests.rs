@@ -1,0 +1,260 @@
+//! The queue with one ring for all slots.
+
+use alloc::{sync::Arc, vec::Vec};
+
+use dmabench_platform::{Fences, SlotGuard, Slots, TimeNs, Timeout, sync::Mutex};
+
+use super::{Flushed, QueueConfig, SingleQueue};
+use crate::{BackendError, CountingBackend, Late, Synced, Ticket, TlbBackend, TlbRange};
+
+const T: Timeout = Timeout::DEFAULT;
+
+fn slots() -> Arc<Slots> {
+    Arc::new(Slots::new(2, Fences::Symmetric).unwrap())
+}
+
+fn queue(slots: &Arc<Slots>, entries_per_slot: usize) -> SingleQueue<usize> {
+    let config = QueueConfig {
+        entries_per_slot,
+        timeout_ns: 1000,
+    };
+    SingleQueue::new(config, slots.clone()).unwrap()
+}
+
+/// # Safety
+///
+/// One thread for each number.
+unsafe fn enter(slots: &Slots, index: usize) -> SlotGuard<'_> {
+    // SAFETY: the caller promised it.
+    unsafe { slots.enter(Some(index)) }.unwrap()
+}
+
+fn push(queue: &SingleQueue<usize>, slot: &mut SlotGuard<'_>, entry: usize) -> bool {
+    match queue.take_room(slot) {
+        Some(room) => {
+            room.push(entry);
+            true
+        }
+        None => false,
+    }
+}
+
+#[test]
+fn slots_share_the_ring_and_who_fills_it_releases_all() {
+    let slots = slots();
+    let queue = queue(&slots, 4);
+    let backend = CountingBackend::new(&slots);
+    for number in [0, 1] {
+        // SAFETY: one thread, and the guards of a slot do not overlap.
+        let mut slot = unsafe { enter(&slots, number) };
+        assert!(push(&queue, &mut slot, 2 * number));
+        assert!(push(&queue, &mut slot, 2 * number + 1));
+    }
+    // SAFETY: as above.
+    let mut slot = unsafe { enter(&slots, 0) };
+    assert!(!push(&queue, &mut slot, 4), "four places");
+    assert_eq!(queue.len(), 4);
+    let mut out = Vec::new();
+    let done = queue.flush_own(&mut slot, &backend, &(), T, |_, entry| out.push(entry));
+    let all = Flushed {
+        flushed: true,
+        released: 4,
+        extra: (),
+    };
+    assert_eq!(done, Ok(all));
+    assert_eq!(out, [0, 1, 2, 3]);
+    assert_eq!(backend.counts().flush_alls, 1);
+    assert!(push(&queue, &mut slot, 4));
+    assert_eq!(queue.len(), 1);
+}
+
+#[test]
+fn a_place_that_was_taken_and_given_up_holds_nothing() {
+    let slots = slots();
+    let queue = queue(&slots, 4);
+    let backend = CountingBackend::new(&slots);
+    let mut slot = slots.enter_fallback();
+    assert!(push(&queue, &mut slot, 0));
+    drop(queue.take_room(&mut slot));
+    assert!(push(&queue, &mut slot, 1));
+    let mut out = Vec::new();
+    let done = queue.drain(&mut slot, &backend, &(), T, |_, entry| out.push(entry));
+    assert_eq!(done.unwrap().released, 2);
+    assert_eq!(out, [0, 1]);
+    assert!(queue.is_empty());
+}
+
+/// Takes a place during the invalidation, as a slow producer on another slot.
+struct Meanwhile<F>(F);
+
+// SAFETY: there is no translation that could be kept.
+unsafe impl<F: Fn() + Send + Sync> TlbBackend for Meanwhile<F> {
+    type Context = ();
+
+    fn invalidate(
+        &self,
+        _slot: Option<&mut SlotGuard<'_>>,
+        (): &(),
+        _ranges: &[TlbRange],
+    ) -> Result<(), BackendError> {
+        unreachable!("a flush queue invalidates everything at once")
+    }
+
+    fn invalidate_all(
+        &self,
+        _slot: Option<&mut SlotGuard<'_>>,
+        (): &(),
+    ) -> Result<(), BackendError> {
+        (self.0)();
+        Ok(())
+    }
+
+    fn sync_begin(&self, _slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {
+        Ok(Ticket(0))
+    }
+
+    fn sync_wait(
+        &self,
+        _slot: Option<&mut SlotGuard<'_>>,
+        ticket: Ticket,
+        _timeout: Timeout,
+    ) -> Result<Synced, Late> {
+        // SAFETY: `invalidate_all` completes at once.
+        Ok(unsafe { Synced::new(ticket) })
+    }
+}
+
+#[test]
+fn l2_an_entry_queued_during_a_flush_waits_for_the_next() {
+    let slots = slots();
+    let queue = Arc::new(queue(&slots, 4));
+    let mut slot = slots.enter_fallback();
+    assert!(push(&queue, &mut slot, 0));
+    let backend = Meanwhile(|| {
+        // SAFETY: the other guard of this test is the fallback's.
+        let mut slot = unsafe { enter(&slots, 0) };
+        assert!(push(&queue, &mut slot, 1));
+    });
+    let done = queue.drain(&mut slot, &backend, &(), T, |_, entry| assert_eq!(entry, 0));
+    assert_eq!(done.unwrap().released, 1);
+    let backend = CountingBackend::new(&slots);
+    let done = queue.drain(&mut slot, &backend, &(), T, |_, entry| assert_eq!(entry, 1));
+    assert_eq!(done.unwrap().released, 1);
+}
+
+#[test]
+fn l2_what_lies_behind_a_push_under_way_waits_with_it() {
+    let slots = slots();
+    let queue = queue(&slots, 8);
+    let backend = CountingBackend::new(&slots);
+    let mut fallback = slots.enter_fallback();
+    // SAFETY: one thread, one guard for each number.
+    let mut slow = unsafe { enter(&slots, 0) };
+    assert!(push(&queue, &mut fallback, 0));
+    let room = queue.take_room(&mut slow).unwrap();
+    assert!(push(&queue, &mut fallback, 2));
+    let mut out = Vec::new();
+    let done = queue.drain(&mut fallback, &backend, &(), T, |_, e| out.push(e));
+    assert_eq!(done.unwrap().released, 1);
+    assert_eq!(out, [0]);
+    room.push(1);
+    let done = queue.drain(&mut fallback, &backend, &(), T, |_, e| out.push(e));
+    assert_eq!(done.unwrap().released, 2);
+    assert_eq!(out, [0, 1, 2]);
+}
+
+#[test]
+fn bad_input_a_forgotten_place_is_never_read() {
+    let slots = slots();
+    let entry = Arc::new(());
+    {
+        let config = QueueConfig {
+            entries_per_slot: 4,
+            timeout_ns: 1,
+        };
+        let queue: SingleQueue<Arc<()>> = SingleQueue::new(config, slots.clone()).unwrap();
+        let mut slot = slots.enter_fallback();
+        queue.take_room(&mut slot).unwrap().push(entry.clone());
+        core::mem::forget(queue.take_room(&mut slot));
+        queue.take_room(&mut slot).unwrap().push(entry.clone());
+        assert_eq!(Arc::strong_count(&entry), 3);
+    }
+    assert_eq!(Arc::strong_count(&entry), 1);
+}
+
+#[test]
+fn few_at_once_are_released_call_by_call() {
+    let slots = slots();
+    let queue = queue(&slots, 16).releasing_at_most(3);
+    let backend = CountingBackend::new(&slots);
+    let mut slot = slots.enter_fallback();
+    for entry in 0..8 {
+        assert!(push(&queue, &mut slot, entry));
+    }
+    let mut out = Vec::new();
+    let done = queue.drain(&mut slot, &backend, &(), T, |_, e| out.push(e));
+    assert_eq!(done.unwrap().released, 3);
+    assert_eq!(queue.release_covered(&mut slot, |_, e| out.push(e)), 3);
+    assert_eq!(queue.release_covered(&mut slot, |_, e| out.push(e)), 2);
+    assert_eq!(queue.release_covered(&mut slot, |_, e| out.push(e)), 0);
+    assert_eq!(out, [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(backend.counts().flush_alls, 1);
+}
+
+#[test]
+fn l1_the_timer_flushes_the_one_ring() {
+    let slots = slots();
+    let queue = queue(&slots, 16);
+    let backend = CountingBackend::new(&slots);
+    let mut slot = slots.enter_fallback();
+    assert!(push(&queue, &mut slot, 0));
+    let poll = |slot: &mut SlotGuard<'_>, now| {
+        let done = queue.poll(slot, TimeNs(now), &backend, &(), T, |_, _| ());
+        done.unwrap().released
+    };
+    assert_eq!(poll(&mut slot, 5), 0);
+    assert_eq!(queue.next_deadline(), Some(TimeNs(1005)));
+    assert_eq!(poll(&mut slot, 1004), 0);
+    assert_eq!(poll(&mut slot, 1005), 1);
+    assert_eq!(queue.next_deadline(), None);
+}
+
+#[test]
+fn entries_of_many_threads_all_come_out_once() {
+    const PER_THREAD: usize = if cfg!(miri) { 40 } else { 20_000 };
+    let slots = Arc::new(Slots::new(3, Fences::detect()).unwrap());
+    let queue = queue(&slots, 64);
+    let backend = CountingBackend::new(&slots);
+    let sum = Mutex::new((0_usize, 0_usize));
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let (queue, slots, backend, sum) = (&queue, &slots, &backend, &sum);
+            scope.spawn(move || {
+                let mut out = (0, 0);
+                for entry in 0..PER_THREAD {
+                    // SAFETY: one thread for each number.
+                    let mut slot = unsafe { enter(slots, thread) };
+                    while !push(queue, &mut slot, entry) {
+                        queue
+                            .flush_own(&mut slot, backend, &(), T, |_, e| {
+                                out = (out.0 + 1, out.1 + e);
+                            })
+                            .unwrap();
+                    }
+                }
+                let mut sum = sum.lock();
+                *sum = (sum.0 + out.0, sum.1 + out.1);
+            });
+        }
+    });
+    let (mut count, mut total) = *sum.lock();
+    let mut slot = slots.enter_fallback();
+    queue
+        .drain(&mut slot, &backend, &(), T, |_, e| {
+            count += 1;
+            total += e;
+        })
+        .unwrap();
+    assert_eq!(count, 3 * PER_THREAD);
+    assert_eq!(total, 3 * PER_THREAD * (PER_THREAD - 1) / 2);
+}
