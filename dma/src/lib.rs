@@ -38,6 +38,7 @@
 //!   window, and nothing else, is what lazy mode exposes.
 //! * When the hardware is late or fails, nothing is released (A11): the error
 //!   holds what is left of the mapping, to [try again](Domain::finish).
+//! * Which devices may be lazy is decided by [`policy`], before a driver binds.
 //! * The caller brings the time: [`Domain::poll`], [`Domain::next_deadline`].
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -55,6 +56,7 @@ mod domain;
 mod error;
 mod map;
 mod mapping;
+pub mod policy;
 mod reclaim;
 mod unmap;
 

@@ -1,0 +1,7 @@
+//! The policy through its public interface.
+
+mod mock;
+mod orders;
+mod registry;
+mod table;
+mod types;
