@@ -12,9 +12,11 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
+use serde::Serialize;
 
 use crate::{
     cli::{Cli, Command, RunOptions, ShapeOptions},
+    map::{self, MapError},
     report::{self, Report, ReportError},
     run::{self, Plan, RunError},
     scenario::{self, Scenario, ScenarioOptions},
@@ -67,6 +69,8 @@ pub enum AppError {
         /// Which one.
         scenario: &'static str,
     },
+    /// `map` cannot be done as asked for.
+    Map(MapError),
     /// The result cannot be printed.
     Output(io::Error),
 }
@@ -77,6 +81,7 @@ impl fmt::Display for AppError {
             AppError::Trace(error) => error.fmt(f),
             AppError::Report(error) => error.fmt(f),
             AppError::Run(error) => error.fmt(f),
+            AppError::Map(error) => error.fmt(f),
             AppError::NoWorkload { wanted, known } => write!(
                 f,
                 "no workload's name contains {}; there are: {}",
@@ -110,6 +115,12 @@ impl From<TraceError> for AppError {
 impl From<ReportError> for AppError {
     fn from(error: ReportError) -> Self {
         AppError::Report(error)
+    }
+}
+
+impl From<MapError> for AppError {
+    fn from(error: MapError) -> Self {
+        AppError::Map(error)
     }
 }
 
@@ -167,6 +178,15 @@ pub fn main(cli: &Cli, command_line: Vec<String>) -> Result<u8, AppError> {
                 Ok(0)
             }
         },
+        Command::Map(args) => {
+            let found = map::run(args, options, &INTERRUPTED)?;
+            print_json_or(&found, options)?;
+            Ok(if found.interrupted {
+                EXIT_INTERRUPTED
+            } else {
+                0
+            })
+        }
     }
 }
 
@@ -378,6 +398,18 @@ fn show(report: &Report, options: &RunOptions) -> Result<(), AppError> {
     Ok(())
 }
 
+/// As JSON where that was asked for, else as text.
+fn print_json_or(
+    what: &(impl Serialize + fmt::Display),
+    options: &RunOptions,
+) -> Result<(), AppError> {
+    if options.json {
+        print_json(what)
+    } else {
+        print(&what.to_string())
+    }
+}
+
 /// Damage does not stop a run, so it is said at once and not only in the report.
 fn warn_of_damage(workloads: &[Workload]) {
     for workload in workloads {
@@ -451,7 +483,7 @@ fn spinner(what: &'static str) -> ProgressBar {
 }
 
 /// Prints as JSON, ended by a line break.
-fn print_json(value: &impl serde::Serialize) -> Result<(), AppError> {
+fn print_json(value: &impl Serialize) -> Result<(), AppError> {
     let mut json =
         serde_json::to_string_pretty(value).map_err(|error| AppError::Output(error.into()))?;
     json.push('\n');

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
+    map::MapArgs,
     model::{self, HardwareProfile},
     scenario::Scenario,
     workload::generate::{Players, Shape, SizeMix},
@@ -54,6 +55,8 @@ pub enum Command {
         #[arg(value_name = "NAME", value_parser = scenario_name)]
         name: Option<Scenario>,
     },
+    /// Time map and unmap calls as Linux's dma_map_benchmark does, and more
+    Map(MapArgs),
     /// Print the table of an earlier run and write its page again; of several, compare each with
     /// the first
     Report {

@@ -6,6 +6,8 @@
 
 pub mod app;
 pub mod cli;
+pub mod hdr_log;
+pub mod map;
 pub mod model;
 pub mod report;
 pub mod run;

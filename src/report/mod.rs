@@ -27,4 +27,4 @@ pub use compare::{
 pub use schema::*;
 pub use table::table;
 pub use verdict::{Verdict, summary, verdicts};
-pub use write::{ReportError, Written, check_out_dir, read, write, write_comparisons};
+pub use write::{ReportError, Written, check_out_dir, read, write, write_comparisons, write_file};

@@ -166,6 +166,25 @@ pub fn write_comparisons(
     Temporary::write(out_dir, "comparison.json", &json)?.rename()
 }
 
+/// Writes one file, whole or not at all; its folder must be there.
+///
+/// # Errors
+/// [`ReportError::Write`]. After an error an earlier file is untouched.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return Err(ReportError::Write {
+            path: path.to_owned(),
+            source: io::Error::from(io::ErrorKind::InvalidFilename),
+        });
+    };
+    Temporary::write(dir, name, bytes)?.rename()?;
+    Ok(())
+}
+
 /// Reads a `report.json` back.
 ///
 /// # Errors

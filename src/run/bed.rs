@@ -28,10 +28,14 @@ pub(super) struct Bed<B: TlbBackend, M: TableMemory = HeapTables> {
     device: Device,
 }
 
-/// Threads that may use a bed: this one, and those rayon made before it.
-fn slots() -> Result<Arc<Slots>, RunError> {
+/// Slots for `more` threads besides those that may have used others before:
+/// this one, and rayon's.
+fn slots(more: usize) -> Result<Arc<Slots>, RunError> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let own = (threads + 2).min(Slots::MAX);
+    let own = threads
+        .saturating_add(2)
+        .saturating_add(more)
+        .min(Slots::MAX);
     let slots = Slots::new(own, Fences::detect()).map_err(RunError::refused)?;
     Ok(Arc::new(slots))
 }
@@ -58,7 +62,7 @@ impl Bed<CountingBackend> {
         mode: ModeArg,
         plan: &Plan,
     ) -> Result<Self, RunError> {
-        let slots = slots()?;
+        let slots = slots(0)?;
         let domains = (workload.devices.iter())
             .map(|_| {
                 let backend =
@@ -70,6 +74,25 @@ impl Bed<CountingBackend> {
         Ok(Bed {
             domains,
             device: Device::new(),
+        })
+    }
+
+    /// For many threads on one address space: as [`counting`](Self::counting),
+    /// with a slot for each of `threads`.
+    pub(super) fn shared(
+        mode: ModeArg,
+        plan: &Plan,
+        threads: usize,
+        device: Device,
+    ) -> Result<Self, RunError> {
+        let slots = slots(threads)?;
+        let backend =
+            CountingBackend::with_range_commands(&slots, plan.profile.costs.range_commands);
+        let domain =
+            Domain::new(config(mode, plan), slots, backend, ()).map_err(RunError::refused)?;
+        Ok(Bed {
+            domains: vec![domain],
+            device,
         })
     }
 
@@ -110,7 +133,7 @@ impl Bed<Backend, Arc<SimMemory>> {
             plan.profile.costs,
             Arc::clone(&clock),
         ));
-        let slots = slots()?;
+        let slots = slots(0)?;
         let mut domains = Vec::new();
         let mut devices = Vec::new();
         for index in 0..workload.devices.len() as u16 {

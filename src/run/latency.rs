@@ -19,50 +19,71 @@ const CURVE: [f64; 20] = [
     0.9995, 0.9999, 1.0,
 ];
 
-/// Latencies of one kind of call, in ticks.
-#[derive(Debug)]
-pub(super) struct Latencies {
-    batch: Vec<u64>,
+/// How often each latency occurred, in ticks.
+#[derive(Debug, Clone)]
+pub(super) struct Tally {
     histogram: Histogram<u64>,
+    /// Exact, where the histogram has a bucket.
     max: u64,
 }
 
-impl Latencies {
+impl Tally {
     pub(super) fn new() -> Self {
         let mut histogram =
             Histogram::new(DIGITS).expect("3 digits are allowed: the range is 0 to 5");
         histogram.auto(true);
-        Latencies {
-            batch: Vec::with_capacity(BATCH),
-            histogram,
-            max: 0,
+        Tally { histogram, max: 0 }
+    }
+
+    fn record(&mut self, ticks: u64) {
+        self.max = self.max.max(ticks);
+        // With automatic resizing every value has a place, unless the memory
+        // for it is missing; then the largest one has to do.
+        if self.histogram.record(ticks).is_err() {
+            self.histogram.saturating_record(ticks);
         }
     }
 
-    /// Takes one call. The caller does so outside of what it times.
-    #[inline]
-    pub(super) fn push(&mut self, ticks: u64) {
-        if self.batch.len() == BATCH {
-            self.sort_in();
-        }
-        self.batch.push(ticks);
-    }
-
-    #[cold]
-    fn sort_in(&mut self) {
-        for ticks in self.batch.drain(..) {
-            self.max = self.max.max(ticks);
-            // With automatic resizing every value has a place, unless the
-            // memory for it is missing; then the largest one has to do.
-            if self.histogram.record(ticks).is_err() {
-                self.histogram.saturating_record(ticks);
+    /// Takes in what another thread or interval found.
+    pub(super) fn add(&mut self, other: &Tally) {
+        self.max = self.max.max(other.max);
+        for value in other.histogram.iter_recorded() {
+            let (ticks, count) = (value.value_iterated_to(), value.count_at_value());
+            if self.histogram.record_n(ticks, count).is_err() {
+                self.histogram.saturating_record_n(ticks, count);
             }
         }
     }
 
-    /// The figures and the curve, in nanoseconds.
-    pub(super) fn finish(mut self, clock: &TickClock) -> (LatencyNs, Vec<CurvePoint>) {
-        self.sort_in();
+    /// Calls.
+    pub(super) fn len(&self) -> u64 {
+        self.histogram.len()
+    }
+
+    /// Standard deviation in nanoseconds; 0 without calls.
+    pub(super) fn stdev_ns(&self, clock: &TickClock) -> f64 {
+        clock.ns(self.histogram.stdev())
+    }
+
+    /// The same in whole nanoseconds: what interval logs hold.
+    pub(super) fn in_ns(&self, clock: &TickClock) -> Histogram<u64> {
+        let mut in_ns = Tally::new();
+        for value in self.histogram.iter_recorded() {
+            let ns = clock.ns(value.value_iterated_to() as f64).round() as u64;
+            // As in `record`.
+            if in_ns
+                .histogram
+                .record_n(ns, value.count_at_value())
+                .is_err()
+            {
+                (in_ns.histogram).saturating_record_n(ns, value.count_at_value());
+            }
+        }
+        in_ns.histogram
+    }
+
+    /// The figures and the curve, in nanoseconds; zeros without calls.
+    pub(super) fn figures(&self, clock: &TickClock) -> (LatencyNs, Vec<CurvePoint>) {
         let histogram = &self.histogram;
         let max = clock.ns(self.max as f64);
         // A bucket's upper end may lie above the largest value.
@@ -89,6 +110,49 @@ impl Latencies {
     }
 }
 
+/// Latencies of one kind of call, in ticks.
+#[derive(Debug)]
+pub(super) struct Latencies {
+    batch: Vec<u64>,
+    tally: Tally,
+}
+
+impl Latencies {
+    pub(super) fn new() -> Self {
+        Latencies {
+            batch: Vec::with_capacity(BATCH),
+            tally: Tally::new(),
+        }
+    }
+
+    /// Takes one call. The caller does so outside of what it times.
+    #[inline]
+    pub(super) fn push(&mut self, ticks: u64) {
+        if self.batch.len() == BATCH {
+            self.sort_in();
+        }
+        self.batch.push(ticks);
+    }
+
+    #[cold]
+    fn sort_in(&mut self) {
+        for ticks in self.batch.drain(..) {
+            self.tally.record(ticks);
+        }
+    }
+
+    /// What was found since the last call, which starts anew.
+    pub(super) fn take(&mut self) -> Tally {
+        self.sort_in();
+        std::mem::replace(&mut self.tally, Tally::new())
+    }
+
+    /// The figures and the curve, in nanoseconds.
+    pub(super) fn finish(mut self, clock: &TickClock) -> (LatencyNs, Vec<CurvePoint>) {
+        self.take().figures(clock)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +172,37 @@ mod tests {
         assert!(near(figures.p999, 9_990.0), "{figures:?}");
         assert!(near(figures.max, (u64::MAX / 2) as f64), "{figures:?}");
         assert!(curve.is_sorted_by(|a, b| a.quantile < b.quantile && a.ns <= b.ns));
+    }
+
+    #[test]
+    fn tallies_add_up_and_turn_into_nanoseconds() {
+        let clock = TickClock::calibrate();
+        let mut latencies = Latencies::new();
+        let mut sum = Tally::new();
+        for part in 0..3_u64 {
+            for ticks in 1..=3_000 {
+                latencies.push(ticks + part * 3_000);
+            }
+            sum.add(&latencies.take());
+        }
+        assert_eq!((sum.len(), latencies.take().len()), (9_000, 0));
+        assert_eq!(sum.max, 9_000);
+        let figures = sum.figures(&clock).0;
+        let near = |shown: f64, ticks: f64| (shown / clock.ns(ticks) - 1.0).abs() < 0.002;
+        assert!(near(figures.p50, 4_500.0), "{figures:?}");
+        assert!(near(figures.mean, 4_500.5), "{figures:?}");
+        // Of 1 to n it is n / sqrt(12).
+        assert!(near(sum.stdev_ns(&clock), 9_000.0 / 12_f64.sqrt()));
+        let in_ns = sum.in_ns(&clock);
+        assert_eq!(in_ns.len(), 9_000);
+        assert!((in_ns.max() as f64 - clock.ns(9_000.0)).abs() <= 2.0 + clock.ns(9.0));
+    }
+
+    #[test]
+    fn no_calls_give_zeros() {
+        let clock = TickClock::calibrate();
+        let (figures, _) = Tally::new().figures(&clock);
+        assert_eq!((figures.mean, figures.p999, figures.max), (0.0, 0.0, 0.0));
+        assert_eq!(Tally::new().stdev_ns(&clock), 0.0);
     }
 }

@@ -11,6 +11,7 @@ mod exposure;
 mod latency;
 mod machine;
 mod plan;
+pub mod threads;
 mod timing;
 mod watch;
 

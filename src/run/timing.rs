@@ -257,7 +257,7 @@ fn spread(mut values: Vec<f64>) -> Spread {
 }
 
 /// Processor time of this thread: what others do meanwhile does not count.
-fn thread_cpu_ns() -> u64 {
+pub(super) fn thread_cpu_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
