@@ -62,14 +62,6 @@ fn pairs(c: &mut Criterion) {
     group.finish();
 }
 
-#[inline(never)]
-fn clear_loop(entries: &mut [u64]) {
-    for entry in entries {
-        // SAFETY: a reference is valid for a volatile write.
-        unsafe { core::ptr::from_mut(entry).write_volatile(0) };
-    }
-}
-
 #[inline(always)]
 fn one_pair(bed: &mut Bed, iova: u64, pa: u64, len: u64) {
     let Bed {

@@ -58,13 +58,16 @@ impl Bed {
     }
 
     pub fn with_config(config: TableConfig) -> Self {
-        // Leaked: a bench builds a few, and ends.
-        let slots: &'static Arc<Slots> =
-            Box::leak(Box::new(Arc::new(Slots::new(4, Fences::detect()).unwrap())));
+        let slots = Self::slots();
         let table: &'static Table = Box::leak(Box::new(
             PageTable::new(config, HeapTables, slots.clone()).unwrap(),
         ));
         Self::on(table, slots)
+    }
+
+    /// Leaked: a bench builds a few, and ends.
+    pub fn slots() -> &'static Arc<Slots> {
+        Box::leak(Box::new(Arc::new(Slots::new(4, Fences::detect()).unwrap())))
     }
 
     fn on(table: &'static Table, slots: &'static Arc<Slots>) -> Self {
@@ -154,6 +157,15 @@ pub fn store_loop(entries: &mut [u64], value: u64) {
     for (i, entry) in entries.iter_mut().enumerate() {
         // SAFETY: a reference is valid for a volatile write.
         unsafe { core::ptr::from_mut(entry).write_volatile(value + ((i as u64) << 12)) };
+    }
+}
+
+/// The other half of a pair's lower bound.
+#[inline(never)]
+pub fn clear_loop(entries: &mut [u64]) {
+    for entry in entries {
+        // SAFETY: a reference is valid for a volatile write.
+        unsafe { core::ptr::from_mut(entry).write_volatile(0) };
     }
 }
 

@@ -1,6 +1,10 @@
 //! What both whole-path benches measure: map and unmap through the public
 //! `dma` API on the counting backend, and the lower bound.
-#![allow(unreachable_pub, reason = "two bench programs include it")]
+#![allow(
+    unreachable_pub,
+    dead_code,
+    reason = "several bench programs include it, for a part each"
+)]
 #![allow(clippy::result_large_err, reason = "the error of the API under test")]
 
 use std::{hint::black_box, sync::Arc};
