@@ -20,7 +20,8 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         buffer: Segment,
         direction: Direction,
     ) -> Result<Mapping, MapError> {
-        let pin = self.source.pin();
+        // SAFETY: dropped at the end of this function.
+        let pin = unsafe { self.source.pin_for_call() };
         let mut slot = match self.slots.enter_pinned(&pin) {
             Ok(slot) => slot,
             Err(_) => return Err(MapError::Reentered),
@@ -92,7 +93,8 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         out: &mut [DmaSegment],
         direction: Direction,
     ) -> Result<Mapping, MapError> {
-        let pin = self.source.pin();
+        // SAFETY: dropped at the end of this function.
+        let pin = unsafe { self.source.pin_for_call() };
         let mut slot = match self.slots.enter_pinned(&pin) {
             Ok(slot) => slot,
             Err(_) => return Err(MapError::Reentered),

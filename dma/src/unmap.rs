@@ -39,7 +39,8 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         if !core::ptr::eq(mapping.tag, self.tag) {
             return Err(UnmapError::OtherDomain(mapping));
         }
-        let pin = self.source.pin();
+        // SAFETY: dropped at the end of this function.
+        let pin = unsafe { self.source.pin_for_call() };
         let mut slot = match self.slots.enter_pinned(&pin) {
             Ok(slot) => slot,
             Err(_) => return Err(UnmapError::Reentered(mapping)),

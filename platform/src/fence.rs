@@ -104,16 +104,6 @@ impl Fences {
     }
 }
 
-/// The light side. `asymmetric` is [`Fences::is_asymmetric`].
-#[inline(always)]
-pub(crate) fn light(asymmetric: bool) {
-    if asymmetric {
-        core::sync::atomic::compiler_fence(Ordering::SeqCst);
-    } else {
-        fence(Ordering::SeqCst);
-    }
-}
-
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, shuttle, miri))))]
 impl Membarrier {
     fn call(command: libc::c_int) -> bool {

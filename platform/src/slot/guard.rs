@@ -2,40 +2,35 @@
 
 use core::marker::PhantomData;
 
-use super::{INSIDE, OUTSIDE, PAUSED, Reentered, STATE, SlotIndex, SlotState, Slots, light};
-use crate::sync::{MutexGuard, atomic::Ordering};
+use super::{
+    INSIDE, OUTSIDE, PAUSED, REVOKED, Reentered, SHARED, STATE, SYMMETRIC, SlotIndex, SlotState,
+    Slots,
+};
+use crate::sync::atomic::{Ordering, fence};
 
 /// Proof that the caller is inside a section of its slot.
 ///
 /// Neither `Send` nor `Sync`: the slot belongs to this thread or CPU. Ends the
 /// section when dropped.
+// Two words: what is made and dropped with every request should fit into
+// registers.
 #[derive(Debug)]
 pub struct SlotGuard<'s> {
     slots: &'s Slots,
-    /// `slots.states[index]`, so that leaving costs no look-up.
+    /// One of `slots.states`.
     state: &'s SlotState,
-    index: SlotIndex,
-    /// Held for as long as the guard of the fallback slot lives, pauses
-    /// included. `None` for a slot of one's own.
-    _fallback: Option<MutexGuard<'s, ()>>,
     _not_send: PhantomData<*mut ()>,
 }
 
 impl<'s> SlotGuard<'s> {
     /// # Safety
     ///
-    /// * `index` is of this table.
-    /// * It is the fallback's if and only if `fallback` is its lock; else no
-    ///   other thread or CPU enters this slot while the guard lives.
+    /// * `state` is of this table.
+    /// * If it is the fallback's, the caller has acquired its lock, which the
+    ///   guard releases; else no other thread or CPU enters this slot while the
+    ///   guard lives.
     #[inline]
-    pub(super) unsafe fn enter(
-        slots: &'s Slots,
-        index: SlotIndex,
-        fallback: Option<MutexGuard<'s, ()>>,
-    ) -> Result<Self, Reentered> {
-        debug_assert!(index.as_usize() < slots.states.len());
-        // SAFETY: the table has a state for each of its indices.
-        let state: &SlotState = unsafe { slots.states.get_unchecked(index.as_usize()) };
+    pub(super) unsafe fn enter(slots: &'s Slots, state: &'s SlotState) -> Result<Self, Reentered> {
         let now = state.section.load(Ordering::Relaxed);
         if now & STATE != OUTSIDE {
             return Err(Reentered);
@@ -44,8 +39,6 @@ impl<'s> SlotGuard<'s> {
         Ok(SlotGuard {
             slots,
             state,
-            index,
-            _fallback: fallback,
             _not_send: PhantomData,
         })
     }
@@ -53,7 +46,7 @@ impl<'s> SlotGuard<'s> {
     /// The slot this guard is of.
     #[inline]
     pub fn index(&self) -> SlotIndex {
-        self.index
+        self.state.index
     }
 
     /// The table the slot belongs to.
@@ -114,32 +107,52 @@ fn open(slots: &Slots, state: &SlotState, next: u64) {
     // Release: whoever waits for an earlier section and reads this value must
     // see what that section did.
     state.section.store(next, Ordering::Release);
-    light(slots.asymmetric);
+    // The light fence, where the fences are not symmetric.
+    core::sync::atomic::compiler_fence(Ordering::SeqCst);
     // Acquire: pairs with the release that lowered the flag.
-    if state.revoked.load(Ordering::Acquire) {
-        wait_for_outsider(slots, state);
+    if state.attention.load(Ordering::Acquire) != 0 {
+        look_closer(slots, state);
     }
 }
 
+/// Symmetric fences, or an outsider that wants the slot.
 #[cold]
 #[inline(never)]
-fn wait_for_outsider(slots: &Slots, state: &SlotState) {
-    while state.revoked.load(Ordering::Acquire) {
+fn look_closer(slots: &Slots, state: &SlotState) {
+    loop {
+        if slots.calm & SYMMETRIC != 0 {
+            fence(Ordering::SeqCst);
+        }
+        // After the fence, so this one is what the protocol counts on.
+        if state.attention.load(Ordering::Acquire) & REVOKED == 0 {
+            return;
+        }
         state.section.store(next(state, PAUSED), Ordering::Release);
         // The outsider holds this lock until it has lowered the flag.
         drop(slots.outsider.lock());
         state.section.store(next(state, INSIDE), Ordering::Release);
-        light(slots.asymmetric);
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
     }
 }
 
 impl Drop for SlotGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Before the lock of the fallback, a field, is released.
         let section = &self.state.section;
         // `next(OUTSIDE)`, which is zero in the low bits, in two operations.
         let outside = section.load(Ordering::Relaxed).wrapping_add(STATE) & !STATE;
         section.store(outside, Ordering::Release);
+        if outside & SHARED != 0 {
+            leave_fallback(self.slots);
+        }
     }
+}
+
+#[cold]
+#[inline(never)]
+fn leave_fallback(slots: &Slots) {
+    // SAFETY: `SHARED` is in the fallback's counter only, whose guard came with
+    // the lock, and this guard is dropped once, on its own thread. It borrows the
+    // table, which therefore has not moved.
+    unsafe { slots.fallback.release() };
 }

@@ -20,6 +20,7 @@
 //! [`Slots::synchronize`] tell a section that began before the call from the
 //! next one.
 
+mod fallback;
 mod guard;
 #[cfg(all(test, loom))]
 mod loom_tests;
@@ -35,12 +36,12 @@ use crossbeam_utils::CachePadded;
 
 use crate::{
     Fences,
-    fence::light,
     sync::{
-        Backoff, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Backoff, Mutex,
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
 };
+use fallback::FallbackLock;
 pub use guard::SlotGuard;
 pub use per_slot::{PerSlot, SlotMut};
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
@@ -102,14 +103,25 @@ const INSIDE: u64 = 1;
 const PAUSED: u64 = 2;
 /// The bits that hold the state.
 const STATE: u64 = 3;
+/// Always set in the fallback's counter and never in another's, where it would
+/// take a section per nanosecond for 70 years.
+const SHARED: u64 = 1 << 63;
+
+/// Outsiders want the slot.
+const REVOKED: u8 = 1;
+/// The table's fences are symmetric, so the owner needs a real one. Constant.
+const SYMMETRIC: u8 = 2;
 
 #[derive(Debug)]
 pub(crate) struct SlotState {
     /// Only grows, and only the owner writes it. Its low two bits say where the
     /// owner is: [`OUTSIDE`], [`INSIDE`] or [`PAUSED`].
     section: AtomicU64,
-    /// Raised by outsiders under `Slots::outsider`.
-    revoked: AtomicBool,
+    /// Zero unless the owner has to look closer: [`SYMMETRIC`], and [`REVOKED`],
+    /// which outsiders raise under `Slots::outsider`.
+    attention: AtomicU8,
+    /// Which one of its table it is.
+    index: SlotIndex,
 }
 
 /// A table of slots, shared by everything that one request passes through.
@@ -117,11 +129,12 @@ pub(crate) struct SlotState {
 pub struct Slots {
     states: Box<[CachePadded<SlotState>]>,
     fences: Fences,
-    asymmetric: bool,
+    /// `attention` while nobody wants anything.
+    calm: u8,
     /// Slots besides the fallback: one less than there are states.
     own: usize,
     /// Serialises the users of the fallback slot.
-    fallback: Mutex<()>,
+    fallback: FallbackLock,
     /// Serialises outsiders.
     outsider: Mutex<()>,
 }
@@ -136,20 +149,22 @@ impl Slots {
         if own > Self::MAX {
             return Err(SlotsError::TooMany { asked: own });
         }
+        let calm = if fences.is_asymmetric() { 0 } else { SYMMETRIC };
         let states: Vec<_> = (0..=own)
-            .map(|_| {
+            .map(|index| {
                 CachePadded::new(SlotState {
-                    section: AtomicU64::new(0),
-                    revoked: AtomicBool::new(false),
+                    section: AtomicU64::new(if index == own { SHARED } else { 0 }),
+                    attention: AtomicU8::new(calm),
+                    index: SlotIndex(index as u32),
                 })
             })
             .collect();
         Ok(Slots {
             states: states.into_boxed_slice(),
-            asymmetric: fences.is_asymmetric(),
+            calm,
             own,
             fences,
-            fallback: Mutex::new(()),
+            fallback: FallbackLock::new(),
             outsider: Mutex::new(()),
         })
     }
@@ -168,11 +183,6 @@ impl Slots {
     /// The fences the table was made with.
     pub fn fences(&self) -> &Fences {
         &self.fences
-    }
-
-    #[inline]
-    fn fallback_index(&self) -> SlotIndex {
-        SlotIndex(self.states.len() as u32 - 1)
     }
 
     /// Enters the slot `own`, or the fallback where `own` is `None` or beyond
@@ -205,29 +215,23 @@ impl Slots {
     /// As for [`enter`](Self::enter).
     #[inline]
     unsafe fn enter_number(&self, own: usize) -> Result<SlotGuard<'_>, Reentered> {
-        let (index, fallback) = if own < self.own {
-            (SlotIndex(own as u32), None)
-        } else {
-            (self.fallback_index(), Some(self.lock_fallback()))
-        };
-        // SAFETY: both are indices of the table; the own slot is the caller's
-        // alone as promised, and the fallback comes with its lock.
-        unsafe { SlotGuard::enter(self, index, fallback) }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn lock_fallback(&self) -> MutexGuard<'_, ()> {
-        self.fallback.lock()
+        if own >= self.own {
+            return Ok(self.enter_fallback());
+        }
+        // SAFETY: the table has one state more than `own` says.
+        let state = unsafe { self.states.get_unchecked(own) };
+        // SAFETY: the slot is the caller's alone as promised.
+        unsafe { SlotGuard::enter(self, state) }
     }
 
     /// Enters the fallback slot: safe for anybody, under a lock. Do not call it
     /// with another guard of the fallback alive on the same thread.
     #[cold]
+    #[inline(never)]
     pub fn enter_fallback(&self) -> SlotGuard<'_> {
-        let lock = self.lock_fallback();
-        // SAFETY: the fallback with its lock.
-        match unsafe { SlotGuard::enter(self, self.fallback_index(), Some(lock)) } {
+        self.fallback.acquire();
+        // SAFETY: the lock is ours, and the guard releases it.
+        match unsafe { SlotGuard::enter(self, &self.states[self.own]) } {
             Ok(guard) => guard,
             Err(Reentered) => unreachable!("a guard of the fallback holds its lock, paused or not"),
         }
@@ -307,7 +311,8 @@ struct Revoked<'s>(&'s Slots);
 impl<'s> Revoked<'s> {
     fn raise(slots: &'s Slots) -> Self {
         for state in &slots.states {
-            state.revoked.store(true, Ordering::Relaxed);
+            let raised = slots.calm | REVOKED;
+            state.attention.store(raised, Ordering::Relaxed);
         }
         Revoked(slots)
     }
@@ -318,7 +323,7 @@ impl Drop for Revoked<'_> {
         for state in &self.0.states {
             // Release: an owner that sees the flag down sees what was done to
             // its data.
-            state.revoked.store(false, Ordering::Release);
+            state.attention.store(self.0.calm, Ordering::Release);
         }
     }
 }

@@ -20,6 +20,18 @@ pub unsafe trait SlotSource: Send + Sync {
 
     /// The caller's slot. Called once per request: keep it cheap.
     fn pin(&self) -> Pinned<Self::Pin>;
+
+    /// As [`pin`](Self::pin), for a pin that does not leave the call it is made
+    /// in: a source may then save what it does about those that do.
+    ///
+    /// # Safety
+    ///
+    /// The result is dropped before the function that called this returns or
+    /// unwinds: neither leaked, nor returned, nor kept anywhere.
+    #[inline]
+    unsafe fn pin_for_call(&self) -> Pinned<Self::Pin> {
+        self.pin()
+    }
 }
 
 /// The caller's slot, and what keeps the caller on it until dropped.
@@ -120,20 +132,38 @@ mod threads {
     /// since one that is leaked or kept in a thread-local can outlast the moment
     /// at which an ending thread gives its number back.
     #[derive(Debug)]
-    pub struct OnThisThread(PhantomData<*mut ()>);
+    pub struct OnThisThread {
+        counted: bool,
+        _not_send: PhantomData<*mut ()>,
+    }
 
     impl OnThisThread {
         #[inline]
-        fn new() -> Self {
+        fn counted() -> Self {
             PINS.set(PINS.get().wrapping_add(1));
-            OnThisThread(PhantomData)
+            OnThisThread {
+                counted: true,
+                _not_send: PhantomData,
+            }
         }
     }
 
     impl Drop for OnThisThread {
         #[inline]
         fn drop(&mut self) {
-            PINS.set(PINS.get().wrapping_sub(1));
+            if self.counted {
+                PINS.set(PINS.get().wrapping_sub(1));
+            }
+        }
+    }
+
+    #[inline]
+    fn number() -> Option<usize> {
+        let number = NUMBER.get();
+        if number < ENDED {
+            Some(number as usize)
+        } else {
+            first_use()
         }
     }
 
@@ -211,7 +241,9 @@ mod threads {
     // SAFETY: a number is taken from `next` or the free list under a lock, and
     // returns to the list only when its thread has set `ENDED`, after which new
     // pins name the fallback, and no older pin is left (`PINS`; leaked ones
-    // count for ever); so one living thread has it. User threads have
+    // count for ever; those of `pin_for_call` were dropped by the call that made
+    // them, which ended before the thread did); so one living thread has it. User
+    // threads have
     // no interrupt handlers (a signal handler must not call the core: it may
     // allocate).
     unsafe impl SlotSource for ThreadSlots {
@@ -219,15 +251,22 @@ mod threads {
 
         #[inline]
         fn pin(&self) -> Pinned<OnThisThread> {
-            let number = NUMBER.get();
-            let own = if number < ENDED {
-                Some(number as usize)
-            } else {
-                first_use()
-            };
+            let own = number();
             // SAFETY: see the trait's proof above; the pin is not `Send`, so the
             // section stays on this thread.
-            unsafe { Pinned::new(own, OnThisThread::new()) }
+            unsafe { Pinned::new(own, OnThisThread::counted()) }
+        }
+
+        #[inline]
+        unsafe fn pin_for_call(&self) -> Pinned<OnThisThread> {
+            let own = number();
+            let pin = OnThisThread {
+                counted: false,
+                _not_send: PhantomData,
+            };
+            // SAFETY: as in `pin`; that the pin is not counted makes no
+            // difference, since it ends with the caller's call.
+            unsafe { Pinned::new(own, pin) }
         }
     }
 }

@@ -37,6 +37,18 @@ fn bad_input_68_a_slot_beyond_the_table_is_the_fallback() {
 }
 
 #[test]
+fn a_pin_for_one_call_names_the_slot_of_any_pin() {
+    let slots = table(64);
+    let kept = ThreadSlots.pin();
+    // SAFETY: dropped at the end of this function.
+    let pin = unsafe { ThreadSlots.pin_for_call() };
+    assert_eq!(pin.own(), kept.own());
+    let guard = slots.enter_pinned(&pin).unwrap();
+    assert_eq!(slots.enter_pinned(&kept).unwrap_err(), Reentered);
+    assert_eq!(guard.index().as_usize(), kept.own());
+}
+
+#[test]
 fn reentry_is_refused_also_while_paused() {
     let slots = table(64);
     let pin = ThreadSlots.pin();
@@ -133,8 +145,17 @@ fn living_threads_have_different_slots_and_ended_ones_give_theirs_back() {
 
 #[test]
 fn drains_beside_running_owners_lose_nothing() {
+    drains_beside_owners(Fences::detect());
+}
+
+#[test]
+fn drains_beside_running_owners_lose_nothing_with_symmetric_fences() {
+    drains_beside_owners(Fences::Symmetric);
+}
+
+fn drains_beside_owners(fences: Fences) {
     const ADDS: u64 = 20_000;
-    let slots = table(2);
+    let slots = Arc::new(Slots::new(2, fences).unwrap());
     let values = Arc::new(PerSlot::new(slots.clone(), |_| 0u64));
     let owners: Vec<_> = [Some(0), Some(1), None]
         .into_iter()
