@@ -117,6 +117,7 @@ impl ShapeOptions {
             requests: self.length,
             depth: self.depth,
             sizes: self.sizes.clone(),
+            players: self.threads.or(self.pairs),
         }
     }
 

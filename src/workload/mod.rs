@@ -6,9 +6,11 @@
 
 mod builder;
 pub mod generate;
+mod host;
 
 pub use builder::{Builder, Lists};
 pub use dmabench_dma::{Direction, Segment};
+pub use host::HostLimits;
 
 use crate::report::{ParseStats, SizeCount, Source};
 
@@ -154,6 +156,56 @@ impl Workload {
             live_max: u64::from(self.live_max),
             sizes: self.sizes(),
             parse: self.parse.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dmabench_platform::PhysAddr;
+
+    /// Two requests, with one thing changed.
+    fn digest(changed: u32) -> u64 {
+        let mut builder = Builder::new();
+        let page = |phys, len_bytes| Segment {
+            phys: PhysAddr(phys),
+            len_bytes,
+        };
+        let is = |what| changed == what;
+        let direction = if is(1) {
+            Direction::ToDevice
+        } else {
+            Direction::FromDevice
+        };
+        let list = [
+            page(if is(2) { 0x9000 } else { 0x8000 }, 4096),
+            page(0x1000, if is(3) { 2048 } else { 4096 }),
+        ];
+        let a = builder.map(u16::from(is(4)), direction, list);
+        builder.idle(u32::from(is(5)));
+        let b = builder.map(0, Direction::FromDevice, [page(0, 512)]);
+        let (first, second) = if is(6) { (b, a) } else { (a, b) };
+        builder.unmap(first);
+        builder.unmap(second);
+        let source = Source::Generated {
+            generator: String::new(),
+        };
+        let name = if is(7) { "another name" } else { "" };
+        builder
+            .finish(name.to_owned(), String::new(), source, None, vec![])
+            .digest()
+    }
+
+    #[test]
+    fn the_digest_sees_every_change_of_what_happens() {
+        let same = digest(0);
+        assert_eq!(digest(7), same, "a name is not what happens");
+        let mut seen = vec![same];
+        for changed in 1..=6 {
+            let digest = digest(changed);
+            assert!(!seen.contains(&digest), "{changed}");
+            seen.push(digest);
         }
     }
 }

@@ -5,14 +5,27 @@
 //! and where its numbers come from: `docs/workloads.md`.
 
 mod cqe;
+mod dd_direct;
 mod dd_seq;
+mod ext4_fsync;
+mod fio_rand;
+mod in_flight;
 mod memory;
+mod mobile_apps;
+mod mobile_mix;
+mod nvme_contend;
 mod random;
 mod shape;
 mod sqlite_sync;
 
 pub use cqe::Cqe;
+pub use dd_direct::DdDirect;
 pub use dd_seq::DdSeq;
+pub use ext4_fsync::Ext4Fsync;
+pub use fio_rand::FioRand;
+pub use mobile_apps::{App, apps};
+pub use mobile_mix::MobileMix;
+pub use nvme_contend::NvmeContend;
 pub use random::Random;
 pub use shape::{PAGES_MAX, Refused, Shape, SizeMix};
 pub use sqlite_sync::SqliteSync;
@@ -40,7 +53,16 @@ pub trait Generator: Sync {
 }
 
 /// Every generator.
-pub const ALL: &[&dyn Generator] = &[&DdSeq::DEFAULT, &SqliteSync::DEFAULT, &Cqe::DEFAULT];
+pub const ALL: &[&dyn Generator] = &[
+    &DdSeq::DEFAULT,
+    &DdDirect::DEFAULT,
+    &FioRand::DEFAULT,
+    &MobileMix::DEFAULT,
+    &SqliteSync::DEFAULT,
+    &Ext4Fsync::DEFAULT,
+    &NvmeContend::DEFAULT,
+    &Cqe::DEFAULT,
+];
 
 /// Who plays the streams of a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,6 +21,8 @@ pub struct Shape {
     pub depth: Option<u32>,
     /// Sizes of the requests.
     pub sizes: Option<SizeMix>,
+    /// Threads, or pairs of them, that share the work.
+    pub players: Option<u32>,
 }
 
 impl Shape {
