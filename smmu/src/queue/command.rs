@@ -183,6 +183,11 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         self.mask + 1
     }
 
+    /// Commands queued since it was made, syncs included.
+    pub fn queued(&self) -> u64 {
+        self.reserved_position()
+    }
+
     /// Writes `CMDQ_PROD` and `CMDQ_CONS`, which 6.3.26 allows while the queue
     /// is disabled.
     pub fn write_pointers(&mut self) {

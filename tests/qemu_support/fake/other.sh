@@ -1,0 +1,3 @@
+#!/bin/sh
+# Not QEMU at all.
+echo "hello"
