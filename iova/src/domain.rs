@@ -122,7 +122,7 @@ impl IovaDomain {
             return Err(ConfigError::TooLarge);
         }
         let index = Index::new(first_page, last_page).map_err(|_| ConfigError::NoMemory)?;
-        let number = number::take().ok_or(ConfigError::TooManyDomains)?;
+        let number = number::take()?;
         let low_last_page =
             (config.low32_first && last_page > LOW32_LAST >> lg2).then_some(LOW32_LAST >> lg2);
         // As many full magazines as all slots could load at once, and 16.

@@ -18,8 +18,8 @@ pub enum ConfigError {
     TooLarge,
     /// No memory for the index.
     NoMemory,
-    /// Numbers for domains have run out: 4,194,304 were made, and not given
-    /// back because ranges of theirs were never freed.
+    /// Numbers for domains have run out: 4,194,304 are in use, by domains that
+    /// live or that were dropped while ranges of theirs were out.
     TooManyDomains,
 }
 
