@@ -4,7 +4,7 @@
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 use dmabench_platform::{
-    Fences, Granule, Iova, SlotGuard, Slots,
+    Fences, Granule, Iova, SlotGuard, Slots, TimeNs,
     sync::{
         ShortMutex,
         atomic::{AtomicPtr, AtomicUsize, Ordering},
@@ -13,8 +13,11 @@ use dmabench_platform::{
 use loom::{model::Builder, thread};
 
 use crate::{
-    AllocRequest, CachedSizes, IovaConfig, IovaDomain, IovaRange, cache::Wish, depot::Depot,
+    AllocRequest, CachedSizes, IovaConfig, IovaDomain, IovaRange,
+    cache::Wish,
+    depot::Depot,
     magazine::Magazine,
+    trim::{Deadline, Due},
 };
 
 fn check(model: impl Fn() + Sync + Send + 'static) {
@@ -224,4 +227,40 @@ fn loom_a_slot_handed_back_keeps_its_magazines_whole() {
 #[should_panic]
 fn loom_sees_two_threads_on_one_slot() {
     check(|| slot_handed_back(false));
+}
+
+/// A magazine comes into the depot while a trim looks into it. `end` is how the
+/// trim says that nothing is left.
+fn put_against_trim(end: fn(&Deadline, Due)) {
+    let shared = Arc::new((Deadline::new(), ShortMutex::new(0)));
+    // One was there and has been taken out again: the deadline stands.
+    shared.0.expect();
+    let giver = {
+        let shared = shared.clone();
+        thread::spawn(move || {
+            *shared.1.lock() += 1;
+            shared.0.expect();
+        })
+    };
+    if let Some(due) = shared.0.begin(TimeNs(0)) {
+        let left = *shared.1.lock();
+        if left == 0 {
+            end(&shared.0, due);
+        } else {
+            shared.0.end(due, Some(TimeNs(100)));
+        }
+    }
+    giver.join().unwrap();
+    assert!(shared.0.get().is_some(), "a magazine that nobody will trim");
+}
+
+#[test]
+fn loom_what_comes_during_a_trim_has_a_deadline() {
+    check(|| put_against_trim(|deadline, due| deadline.end(due, None)));
+}
+
+#[test]
+#[should_panic(expected = "a magazine that nobody will trim")]
+fn loom_sees_a_trim_that_forgets_what_came_meanwhile() {
+    check(|| put_against_trim(|deadline, _| deadline.forget()));
 }
