@@ -122,6 +122,8 @@ impl IovaDomain {
             return Err(ConfigError::TooLarge);
         }
         let index = Index::new(first_page, last_page).map_err(|_| ConfigError::NoMemory)?;
+        let caches = PerSlot::new(slots.clone(), |_| SlotCache::default())
+            .map_err(|_| ConfigError::NoMemory)?;
         let number = number::take()?;
         let low_last_page =
             (config.low32_first && last_page > LOW32_LAST >> lg2).then_some(LOW32_LAST >> lg2);
@@ -136,7 +138,7 @@ impl IovaDomain {
             } else {
                 u64::MAX
             }),
-            caches: PerSlot::new(slots, |_| SlotCache::default()),
+            caches,
             granule,
             policy: config.policy,
             first_page,

@@ -16,7 +16,7 @@ pub enum ConfigError {
     Empty,
     /// The aperture has more than 2^63 bytes.
     TooLarge,
-    /// No memory for the index.
+    /// No memory for the index or the caches.
     NoMemory,
     /// Numbers for domains have run out: 4,194,304 are in use, by domains that
     /// live or that were dropped while ranges of theirs were out.
@@ -29,7 +29,9 @@ impl fmt::Display for ConfigError {
             Self::Inverted => "the aperture ends before it starts; swap `first` and `last`",
             Self::Empty => "no whole granule fits into the aperture; widen it",
             Self::TooLarge => "the aperture is larger than 2^63 bytes; narrow it",
-            Self::NoMemory => "no memory for the index of the domain; free some and try again",
+            Self::NoMemory => {
+                "no memory for the index and the caches of the domain; free some and try again"
+            }
             Self::TooManyDomains => {
                 "no number left for another domain; free all ranges before dropping a domain"
             }

@@ -56,6 +56,27 @@ fn domain() -> IovaDomain {
     IovaDomain::new(config, slots).unwrap()
 }
 
+#[test]
+fn a_domain_that_cannot_be_made_is_an_error_and_uses_nothing_up() {
+    let slots = Arc::new(Slots::new(4, Fences::Symmetric).unwrap());
+    let config = IovaConfig::new(Granule::K4, Iova(0x1000), Iova((1 << 44) - 1));
+    let mut failures = 0;
+    for nth in 0.. {
+        let (made, failed) = failing_at(nth, || IovaDomain::new(config.clone(), slots.clone()));
+        match made {
+            Ok(_) => assert!(!failed, "allocation {nth}"),
+            Err(error) => assert_eq!(error, ConfigError::NoMemory, "allocation {nth}"),
+        }
+        if !failed {
+            break;
+        }
+        failures += 1;
+    }
+    // The index and the caches.
+    assert!(failures >= 2, "only {failures} points of failure");
+    assert_eq!(Arc::strong_count(&slots), 1);
+}
+
 /// Sizes that need magazines, nodes of several heights, and edges on both ends.
 const SIZES: [u64; 9] = [1, 3, 64, 100, 512, 513, 5000, 300_000, 20_000_001];
 

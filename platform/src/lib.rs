@@ -46,6 +46,6 @@ pub use granule::Granule;
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub use slot::ThreadSlots;
 pub use slot::{
-    Exclusive, OneCpu, PerSlot, Pinned, Reentered, SlotGuard, SlotIndex, SlotMut, SlotSource,
-    Slots, SlotsError,
+    Exclusive, NoMemory, OneCpu, PerSlot, Pinned, Reentered, SlotGuard, SlotIndex, SlotMut,
+    SlotSource, Slots, SlotsError,
 };

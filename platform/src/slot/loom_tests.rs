@@ -24,7 +24,7 @@ fn check(model: impl Fn() + Sync + Send + 'static) {
 /// One owner adds twice to its own value, one outsider takes it.
 fn owner_against_outsider(fences: Fences) {
     let slots = Arc::new(Slots::new(1, fences).unwrap());
-    let values = Arc::new(PerSlot::new(slots.clone(), |_| 0u32));
+    let values = Arc::new(PerSlot::new(slots.clone(), |_| 0u32).unwrap());
     let owner = {
         let (slots, values) = (slots.clone(), values.clone());
         thread::spawn(move || {
@@ -60,7 +60,7 @@ fn loom_sees_the_missing_light_fence() {
 fn loom_two_outsiders_do_not_wait_for_each_other() {
     check(|| {
         let slots = Arc::new(Slots::new(1, Fences::Symmetric).unwrap());
-        let values = Arc::new(PerSlot::new(slots.clone(), |_| 0u32));
+        let values = Arc::new(PerSlot::new(slots.clone(), |_| 0u32).unwrap());
         let owner = {
             let (slots, values) = (slots.clone(), values.clone());
             thread::spawn(move || {
@@ -135,7 +135,7 @@ fn loom_sees_a_grace_period_without_the_light_fence() {
 fn loom_slot_handed_over_carries_its_data() {
     check(|| {
         let slots = Arc::new(Slots::new(1, Fences::Symmetric).unwrap());
-        let values = Arc::new(PerSlot::new(slots.clone(), |_| 0u32));
+        let values = Arc::new(PerSlot::new(slots.clone(), |_| 0u32).unwrap());
         let add = {
             let (slots, values) = (slots.clone(), values.clone());
             move || {
@@ -157,7 +157,7 @@ fn loom_slot_handed_over_carries_its_data() {
 fn loom_fallback_is_shared_under_its_lock() {
     check(|| {
         let slots = Arc::new(Slots::new(0, Fences::Symmetric).unwrap());
-        let values = Arc::new(PerSlot::new(slots.clone(), |_| 0u32));
+        let values = Arc::new(PerSlot::new(slots.clone(), |_| 0u32).unwrap());
         let other = {
             let (slots, values) = (slots.clone(), values.clone());
             thread::spawn(move || *values.get(&mut slots.enter_fallback()) += 1)

@@ -43,7 +43,7 @@ use crate::{
 };
 use fallback::FallbackLock;
 pub use guard::SlotGuard;
-pub use per_slot::{PerSlot, SlotMut};
+pub use per_slot::{NoMemory, PerSlot, SlotMut};
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub use source::ThreadSlots;
 pub use source::{OneCpu, Pinned, SlotSource};

@@ -1,6 +1,6 @@
 //! Data that belongs to one slot each.
 
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 use core::{
     fmt,
     marker::PhantomData,
@@ -16,7 +16,9 @@ use crate::sync::cell::UnsafeCell;
 /// slot reaches its `T` without an atomic operation.
 pub struct PerSlot<T> {
     slots: Arc<Slots>,
-    cells: Box<[CachePadded<UnsafeCell<T>>]>,
+    /// One for each slot, and never another: the vector stays as it was made.
+    /// (As a boxed slice it might be allocated anew.)
+    cells: Vec<CachePadded<UnsafeCell<T>>>,
 }
 
 // SAFETY: a `T` is reached only through `get`, by the thread that holds the
@@ -28,15 +30,19 @@ unsafe impl<T: Send> Send for PerSlot<T> {}
 
 impl<T> PerSlot<T> {
     /// Calls `make` once for each slot of the table.
-    pub fn new(slots: Arc<Slots>, mut make: impl FnMut(SlotIndex) -> T) -> Self {
-        let cells: Vec<_> = slots
-            .indices()
-            .map(|index| CachePadded::new(UnsafeCell::new(make(index))))
-            .collect();
-        PerSlot {
-            slots,
-            cells: cells.into_boxed_slice(),
+    ///
+    /// # Errors
+    ///
+    /// [`NoMemory`]; `make` was not called.
+    pub fn new(slots: Arc<Slots>, mut make: impl FnMut(SlotIndex) -> T) -> Result<Self, NoMemory> {
+        let mut cells = Vec::new();
+        cells
+            .try_reserve_exact(slots.count())
+            .map_err(|_| NoMemory)?;
+        for index in slots.indices() {
+            cells.push(CachePadded::new(UnsafeCell::new(make(index))));
         }
+        Ok(PerSlot { slots, cells })
     }
 
     /// The table the data belongs to.
@@ -95,6 +101,18 @@ impl<T> PerSlot<T> {
         })
     }
 }
+
+/// There is no memory for the data of every slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoMemory;
+
+impl fmt::Display for NoMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no memory for the data of every slot: free some, or use fewer slots")
+    }
+}
+
+impl core::error::Error for NoMemory {}
 
 #[cold]
 #[inline(never)]

@@ -105,7 +105,7 @@ fn a_panic_inside_a_pause_or_drain_leaves_the_table_usable() {
 #[should_panic(expected = "another table")]
 fn a_guard_of_another_table_is_refused() {
     let (one, two) = (table(0), table(0));
-    let values = PerSlot::new(one, |_| 0u32);
+    let values = PerSlot::new(one, |_| 0u32).unwrap();
     *values.get(&mut two.enter_fallback()) += 1;
 }
 
@@ -156,7 +156,7 @@ fn drains_beside_running_owners_lose_nothing_with_symmetric_fences() {
 fn drains_beside_owners(fences: Fences) {
     const ADDS: u64 = 20_000;
     let slots = Arc::new(Slots::new(2, fences).unwrap());
-    let values = Arc::new(PerSlot::new(slots.clone(), |_| 0u64));
+    let values = Arc::new(PerSlot::new(slots.clone(), |_| 0u64).unwrap());
     let owners: Vec<_> = [Some(0), Some(1), None]
         .into_iter()
         .map(|own| {
