@@ -17,17 +17,46 @@ pub enum Mode {
     /// Each unmap invalidates and waits; when it returns, the device cannot
     /// reach the buffer (S1 to S3). Linux: `DMA`.
     Strict,
+    /// Strict, for owners that see several completions at once: one invalidation
+    /// and one sync for all of them. A single [`unmap`](crate::Domain::unmap) is
+    /// as in `Strict`.
+    StrictBatched,
+    /// Strict, for owners that have the next request ready: the sync of one
+    /// request overlaps with the transfer of the next
+    /// ([`Domain::unmap_begin`](crate::Domain::unmap_begin)). A single
+    /// [`unmap`](crate::Domain::unmap) is as in `Strict`.
+    StrictPipelined,
     /// An unmap returns at once; one invalidation serves many. Until it has
     /// completed the device can still reach the buffer, at most as long as
     /// [`QueueConfig`] says (L1). Addresses and tables are held back until then
-    /// (L2). Linux: `DMA-FQ`.
+    /// (L2). Each slot has a ring of its own. Linux: `DMA-FQ`.
     Lazy(QueueConfig),
+    /// Lazy with one ring for all slots: fewer flushes and a longer window, and
+    /// one locked instruction for each unmap. Linux: the single queue of
+    /// `IOMMU_DMA_OPTS_SINGLE_QUEUE`.
+    LazySingle(QueueConfig),
+    /// Lazy, and the *buffer* waits too: the owner hands it over with
+    /// [`Domain::unmap_parked`](crate::Domain::unmap_parked) and gets it back
+    /// after the flush. So nothing is exposed, for the price of memory. A plain
+    /// [`unmap`](crate::Domain::unmap), which leaves the buffer with the caller,
+    /// is strict.
+    LazyParked(QueueConfig),
 }
 
 impl Mode {
     /// [`Mode::Lazy`] with Linux's figures: 256 entries per slot, 10 ms.
-    pub fn lazy() -> Self {
-        Mode::Lazy(QueueConfig::default())
+    pub const fn lazy() -> Self {
+        Mode::Lazy(QueueConfig::PER_SLOT)
+    }
+
+    /// [`Mode::LazySingle`] with Linux's figures: 32768 entries, 1 s.
+    pub const fn lazy_single() -> Self {
+        Mode::LazySingle(QueueConfig::SINGLE)
+    }
+
+    /// [`Mode::LazyParked`] with the figures of [`lazy`](Self::lazy).
+    pub const fn lazy_parked() -> Self {
+        Mode::LazyParked(QueueConfig::PER_SLOT)
     }
 
     /// The name reports use.
@@ -35,7 +64,28 @@ impl Mode {
         match self {
             Mode::Passthrough => "passthrough",
             Mode::Strict => "strict",
+            Mode::StrictBatched => "strict-batched",
+            Mode::StrictPipelined => "strict-pipelined",
             Mode::Lazy(_) => "lazy",
+            Mode::LazySingle(_) => "lazy-single",
+            Mode::LazyParked(_) => "lazy-parked",
+        }
+    }
+
+    /// Whether a buffer may be reachable after its unmap has returned: only then
+    /// does the order of lazy and strict matter for safety.
+    pub const fn exposes(&self) -> bool {
+        matches!(
+            self,
+            Mode::Lazy(_) | Mode::LazySingle(_) | Mode::Passthrough
+        )
+    }
+
+    /// The flush queue's shape, in the lazy modes.
+    pub const fn queue(&self) -> Option<QueueConfig> {
+        match self {
+            Mode::Lazy(queue) | Mode::LazySingle(queue) | Mode::LazyParked(queue) => Some(*queue),
+            _ => None,
         }
     }
 }
@@ -44,7 +94,8 @@ impl Mode {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DomainConfig {
-    /// What happens between an unmap and the reuse of what it freed.
+    /// What happens between an unmap and the reuse of what it freed, to begin
+    /// with: [`Domain::mode`](crate::Domain::mode) has what it is now.
     pub mode: Mode,
     /// Shape of the translation tables.
     pub tables: TableConfig,

@@ -3,7 +3,7 @@
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::{convert::Infallible, fmt, mem::ManuallyDrop};
 
-use dmabench_flushq::{CountingBackend, FlushQueue, FlushStats, Flushed, Late, TlbBackend};
+use dmabench_flushq::{CountingBackend, FlushStats, Flushed, Late, TlbBackend};
 use dmabench_iova::{IovaConfig, IovaDomain, IovaRange};
 use dmabench_pgtable::{
     DetachedTables, Format, HeapTables, PageTable, ReclaimTimer, Registers, TableMemory,
@@ -19,7 +19,10 @@ use dmabench_platform::{
 
 use crate::{
     CloseError, CloseReason, ContextError, DomainConfig, DomainError, FlushError, Mode,
+    SwitchError,
     mapping::DomainTag,
+    queues::{Flush, Queues},
+    switch::{ModeSwitch, RelaxError, Way},
 };
 
 /// The slots of threads, where there is `std`.
@@ -49,7 +52,7 @@ pub struct Domain<
     M: TableMemory = HeapTables,
 > {
     pub(crate) tag: &'static DomainTag,
-    pub(crate) mode: ModeState,
+    pub(crate) mode: ModeSwitch<Queues>,
     pub(crate) sync_timeout: Timeout,
     pub(crate) source: S,
     pub(crate) slots: Arc<Slots>,
@@ -65,13 +68,7 @@ pub struct Domain<
     pub(crate) config: DomainConfig,
 }
 
-/// The mode, and what it needs.
-pub(crate) enum ModeState {
-    Passthrough,
-    Strict,
-    /// Addresses wait in it, and tables that unmaps took out whole.
-    Lazy(FlushQueue<IovaRange, DetachedTables>),
-}
+type Parts<F, M> = (PageTable<F, M>, IovaDomain, ModeSwitch<Queues>);
 
 #[derive(Default)]
 struct Counters {
@@ -185,8 +182,8 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     ) -> Result<Self, ContextError<E>> {
         let (tables, iova, mode) =
             Self::make_parts(&config, &slots, memory).map_err(ContextError::Domain)?;
-        let reclaim = match mode {
-            ModeState::Passthrough => None,
+        let reclaim = match config.mode {
+            Mode::Passthrough => None,
             _ => config.reclaim,
         };
         let counters: Vec<_> = (0..slots.count()).map(|_| CachePadded::default()).collect();
@@ -212,7 +209,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         config: &DomainConfig,
         slots: &Arc<Slots>,
         memory: M,
-    ) -> Result<(PageTable<F, M>, IovaDomain, ModeState), DomainError> {
+    ) -> Result<Parts<F, M>, DomainError> {
         let tables =
             PageTable::new(config.tables, memory, slots.clone()).map_err(DomainError::Tables)?;
         let (table_first, table_last) = tables.input_range();
@@ -231,12 +228,11 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             .policy(config.policy)
             .cached(config.cached);
         let iova = IovaDomain::new(iova_config, slots.clone()).map_err(DomainError::Iova)?;
-        let mode = match config.mode {
-            Mode::Passthrough => ModeState::Passthrough,
-            Mode::Strict => ModeState::Strict,
-            Mode::Lazy(queue) => {
-                ModeState::Lazy(FlushQueue::new(queue, slots.clone()).map_err(DomainError::Queue)?)
-            }
+        let queue = Queues::of_mode(config.mode, slots).map_err(DomainError::Queue)?;
+        let mode = match (config.mode, queue) {
+            (Mode::Passthrough, _) => ModeSwitch::passthrough(),
+            (_, Some(queue)) => ModeSwitch::lazy(queue),
+            (_, None) => ModeSwitch::strict(),
         };
         Ok((tables, iova, mode))
     }
@@ -315,24 +311,11 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     /// [`FlushError`] if a flush, or the invalidation for emptied tables, was
     /// due and did not succeed; a later call tries again.
     pub fn poll(&self, now: TimeNs) -> Result<Flushed, FlushError> {
-        let mut flushed = Ok(Flushed::default());
-        if let ModeState::Lazy(queue) = &self.mode {
-            let pin = self.source.pin();
-            let mut slot = self
-                .slots
-                .enter_pinned(&pin)
-                .map_err(|_| FlushError::Reentered)?;
-            flushed = queue
-                .poll(
-                    &mut slot,
-                    now,
-                    &self.backend,
-                    &self.context,
-                    self.sync_timeout,
-                    |slot, range| self.release(slot, range),
-                )
-                .map(|flushed| self.release_extra(&mut slot, flushed));
-        }
+        // The queue may hold entries even if unmaps are strict by now.
+        let flushed = match self.mode.queue() {
+            Some(queues) => self.flush(queues, Flush::IfDue(now)),
+            None => Ok(Flushed::default()),
+        };
         if self.iova.next_deadline().is_some_and(|due| due <= now) {
             self.iova.trim(now);
         }
@@ -346,10 +329,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     /// When to call [`poll`](Self::poll) next; `None` while there is nothing to
     /// do. A time in the past says: now.
     pub fn next_deadline(&self) -> Option<TimeNs> {
-        let queue = match &self.mode {
-            ModeState::Lazy(queue) => queue.next_deadline(),
-            _ => None,
-        };
+        let queue = self.mode.queue().and_then(Queues::next_deadline);
         [queue, self.iova.next_deadline(), self.reclaim_deadline()]
             .into_iter()
             .flatten()
@@ -363,33 +343,78 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     ///
     /// [`FlushError`]; nothing was released.
     pub fn drain(&self) -> Result<Flushed, FlushError> {
-        let mut flushed = Flushed::default();
-        if let ModeState::Lazy(queue) = &self.mode {
-            let pin = self.source.pin();
-            let mut slot = self
-                .slots
-                .enter_pinned(&pin)
-                .map_err(|_| FlushError::Reentered)?;
-            flushed = self.flush_queue(&mut slot, queue)?;
-        }
+        let flushed = match self.mode.queue() {
+            Some(queues) => self.flush(queues, Flush::Now)?,
+            None => Flushed::default(),
+        };
         self.tables.collect();
         Ok(flushed)
     }
 
-    /// Flushes, and releases what every slot's ring held.
-    pub(crate) fn flush_queue(
-        &self,
-        slot: &mut SlotGuard<'_>,
-        queue: &FlushQueue<IovaRange, DetachedTables>,
-    ) -> Result<Flushed, Late> {
-        let drained = queue.drain(
-            slot,
-            &self.backend,
-            &self.context,
-            self.sync_timeout,
-            |slot, range| self.release(slot, range),
-        )?;
-        Ok(self.release_extra(slot, drained))
+    /// What happens between an unmap and the reuse of what it freed, now.
+    pub fn mode(&self) -> Mode {
+        match self.mode.way() {
+            Way::Lazy(queues) => queues.mode(),
+            Way::Strict | Way::Passthrough => match self.config.mode {
+                Mode::Lazy(_) | Mode::LazySingle(_) | Mode::LazyParked(_) => Mode::Strict,
+                mode => mode,
+            },
+        }
+    }
+
+    /// From strict to the lazy mode `to`, at once and under running I/O: unmaps
+    /// that have begun finish strictly, later ones are lazy. Nothing happens if
+    /// that is the mode already. Like Linux's change of a group from `DMA` to
+    /// `DMA-FQ`, which a driver does not notice.
+    ///
+    /// The queue that is made stays with the domain, so a second switch must ask
+    /// for the same one.
+    ///
+    /// # Errors
+    ///
+    /// [`SwitchError`]; the mode is as before.
+    pub fn relax(&self, to: Mode) -> Result<(), SwitchError> {
+        if to.queue().is_none() {
+            return Err(SwitchError::NotLazy { asked: to });
+        }
+        let make = || match Queues::of_mode(to, &self.slots) {
+            Ok(Some(queues)) => Ok(queues),
+            Ok(None) => Err(SwitchError::NotLazy { asked: to }),
+            Err(error) => Err(SwitchError::Queue(error)),
+        };
+        self.mode
+            .relax(|queues| queues.mode() == to, make)
+            .map_err(|error| match error {
+                RelaxError::Passthrough => SwitchError::Passthrough,
+                RelaxError::OtherQueue => SwitchError::OtherQueue {
+                    has: self.mode.queue().map_or(to, Queues::mode),
+                },
+                RelaxError::Make(error) => error,
+            })
+    }
+
+    /// From lazy to strict, under running I/O: from now on unmaps are strict;
+    /// then those that had begun are waited for, and the queue is flushed. When
+    /// this returns `Ok`, no device can reach a buffer whose unmap returned
+    /// before the call. In a strict mode it flushes what may be left of an
+    /// earlier lazy one.
+    ///
+    /// # Errors
+    ///
+    /// [`FlushError`]: unmaps are strict from now on, but buffers that were
+    /// unmapped before may still be reachable; call it again.
+    /// [`FlushError::Reentered`]: nothing happened.
+    pub fn tighten(&self) -> Result<Flushed, FlushError> {
+        {
+            // The grace period would wait for the caller's own section.
+            let pin = self.source.pin();
+            let entered = self.slots.enter_pinned(&pin);
+            drop(entered.map_err(|_| FlushError::Reentered)?);
+        }
+        match self.mode.tighten(|| self.slots.synchronize()) {
+            Some(queues) => self.flush(queues, Flush::Now),
+            None => Ok(Flushed::default()),
+        }
     }
 
     /// Takes the domain down: everything unmapped, everything flushed.
@@ -420,10 +445,8 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     pub fn stats(&self) -> DomainStats {
         let iova = self.iova.stats();
         let tables = self.tables.stats();
-        let (queued, flush) = match &self.mode {
-            ModeState::Lazy(queue) => (queue.len(), queue.stats()),
-            _ => (0, FlushStats::default()),
-        };
+        let queue = self.mode.queue().map(Queues::figures);
+        let (queued, flush) = queue.unwrap_or_default();
         DomainStats {
             live_mappings: self.live_mappings(),
             leaked_mappings: self.tag.leaked.load(core::sync::atomic::Ordering::Relaxed),
@@ -554,7 +577,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> fmt::Debug for Dom
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Domain")
             .field("id", &self.id())
-            .field("mode", &self.config.mode)
+            .field("mode", &self.mode())
             .field("tables", &*self.tables)
             .finish_non_exhaustive()
     }

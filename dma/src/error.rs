@@ -2,12 +2,12 @@
 
 use core::fmt;
 
-use dmabench_flushq::{BackendError, Gather, Late};
+use dmabench_flushq::{BackendError, Gather, Late, QueueConfigError};
 use dmabench_iova::{AllocError, IovaRange};
 use dmabench_pgtable as pgtable;
 use dmabench_platform::PhysAddr;
 
-use crate::{Mapping, mapping::DomainTag};
+use crate::{Mapping, Mode, Pending, mapping::DomainTag};
 
 /// Why nothing was mapped. The domain is as before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +131,10 @@ pub enum UnmapError {
     /// completed: **the device may still reach the buffer**. Do not reuse it
     /// before [`Domain::finish`](crate::Domain::finish) succeeds.
     NotInvalidated(Unfinished),
+    /// [`Domain::complete`](crate::Domain::complete) could not begin: the unmap
+    /// is of another domain, or the caller is inside another request on the same
+    /// slot. Nothing happened, and the buffer must not be reused yet.
+    StillPending(Pending),
 }
 
 impl fmt::Display for UnmapError {
@@ -150,6 +154,9 @@ impl fmt::Display for UnmapError {
                 f,
                 "the buffer must not be reused yet, the device may still reach it: {}; call `finish`",
                 unfinished.late
+            ),
+            UnmapError::StillPending(_) => f.write_str(
+                "the unmap is still pending: complete it on its own domain, outside other requests",
             ),
         }
     }
@@ -274,3 +281,48 @@ impl fmt::Display for FlushError {
 }
 
 impl core::error::Error for FlushError {}
+
+/// Why [`Domain::relax`](crate::Domain::relax) changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SwitchError {
+    /// The domain translates nothing, and that does not change.
+    Passthrough,
+    /// The mode asked for is not a lazy one.
+    NotLazy {
+        /// It.
+        asked: Mode,
+    },
+    /// The domain has a flush queue of another kind or shape already; it keeps
+    /// the first it got.
+    OtherQueue {
+        /// The mode that goes with its queue.
+        has: Mode,
+    },
+    /// The queue cannot be made.
+    Queue(QueueConfigError),
+}
+
+impl fmt::Display for SwitchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SwitchError::Passthrough => f.write_str(
+                "a passthrough domain stays one: attach the device to a translating domain",
+            ),
+            SwitchError::NotLazy { asked } => write!(
+                f,
+                "{} is not a lazy mode; to go back to strict there is `tighten`",
+                asked.name()
+            ),
+            SwitchError::OtherQueue { has } => {
+                write!(
+                    f,
+                    "the domain's flush queue stays what it is: ask for {has:?}"
+                )
+            }
+            SwitchError::Queue(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for SwitchError {}

@@ -56,12 +56,20 @@ mod domain;
 mod error;
 mod map;
 mod mapping;
+mod parked;
+mod pipeline;
 pub mod policy;
+mod queues;
 mod reclaim;
+mod switch;
 mod unmap;
 
 pub use config::{ContextError, DomainConfig, DomainError, Mode};
 pub use device::{Device, DeviceError, Direction, DmaSegment, Segment};
 pub use domain::{DefaultSource, Domain, DomainStats};
-pub use error::{CloseError, CloseReason, FlushError, MapError, Unfinished, UnmapError};
+pub use error::{
+    CloseError, CloseReason, FlushError, MapError, SwitchError, Unfinished, UnmapError,
+};
 pub use mapping::Mapping;
+pub use parked::{Parcel, ParkError, Parkable};
+pub use pipeline::Pending;

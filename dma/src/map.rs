@@ -5,7 +5,7 @@ use dmabench_iova::{AllocError, AllocRequest, IovaRange};
 use dmabench_pgtable::{self as pgtable, Format, TableMemory};
 use dmabench_platform::{Iova, PhysAddr, SlotGuard, SlotSource};
 
-use crate::{Device, Direction, DmaSegment, Domain, MapError, Mapping, Segment, domain::ModeState};
+use crate::{Device, Direction, DmaSegment, Domain, MapError, Mapping, Segment};
 
 impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M> {
     /// Lets `device` reach `buffer`, at the address [`Mapping::addr`].
@@ -27,7 +27,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             Err(_) => return Err(MapError::Reentered),
         };
         let slot = &mut slot;
-        if matches!(self.mode, ModeState::Passthrough) {
+        if self.mode.is_passthrough() {
             return self.pass(slot, device, buffer);
         }
         self.map_one(slot, device, buffer, direction)
@@ -114,7 +114,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
                 needed: segments.len(),
             });
         };
-        if matches!(self.mode, ModeState::Passthrough) {
+        if self.mode.is_passthrough() {
             return self.pass_sg(slot, device, segments, out);
         }
         if let ([segment], [out]) = (segments, &mut *out) {
@@ -197,11 +197,8 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         request: &AllocRequest,
         error: AllocError,
     ) -> Result<IovaRange, MapError> {
-        if let (ModeState::Lazy(queue), AllocError::NoSpace) = (&self.mode, error)
-            // If the flush fails nothing was released, and the first answer
-            // stands.
-            && self.flush_queue(slot, queue).is_ok()
-        {
+        // If the flush fails nothing was released, and the first answer stands.
+        if error == AllocError::NoSpace && self.flush_for_space(slot) {
             return self
                 .iova
                 .alloc(slot, pages, request)

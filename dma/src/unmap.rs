@@ -2,16 +2,17 @@
 
 use core::mem;
 
-use dmabench_flushq::{FlushQueue, Gather, Late, PagesKept, PagesRange, Room, TlbBackend};
+use dmabench_flushq::{Gather, Late, PagesKept, PagesRange, Room, SharedRoom, TlbBackend};
 use dmabench_iova::IovaRange;
 use dmabench_pgtable::{DetachedTable, DetachedTables, Format, Level, TableMemory, UnmapSink};
 use dmabench_platform::{Iova, SlotGuard, SlotSource};
 
-use crate::{Domain, Mapping, UnmapError, domain::ModeState, error::Unfinished};
+use crate::{Domain, Mapping, UnmapError, error::Unfinished, queues::Queues, switch::Way};
 
 /// What a lazy unmap needs to know: the flush invalidates everything, so only
 /// the tables matter.
-struct TablesOnly(DetachedTables);
+#[derive(Default)]
+pub(crate) struct TablesOnly(pub(crate) DetachedTables);
 
 impl UnmapSink for TablesOnly {
     #[inline]
@@ -23,12 +24,41 @@ impl UnmapSink for TablesOnly {
     }
 }
 
+/// A place in a flush queue, found before anything is touched.
+trait Place<'g, 's> {
+    fn slot(&self) -> &SlotGuard<'s>;
+    fn push(self, range: IovaRange) -> &'g mut SlotGuard<'s>;
+    fn push_with(self, range: IovaRange, tables: DetachedTables) -> &'g mut SlotGuard<'s>;
+}
+
+macro_rules! place {
+    ($room:ident) => {
+        impl<'g, 's> Place<'g, 's> for $room<'_, 'g, 's, IovaRange, DetachedTables> {
+            #[inline(always)]
+            fn slot(&self) -> &SlotGuard<'s> {
+                $room::slot(self)
+            }
+            #[inline(always)]
+            fn push(self, range: IovaRange) -> &'g mut SlotGuard<'s> {
+                $room::push(self, range)
+            }
+            fn push_with(self, range: IovaRange, tables: DetachedTables) -> &'g mut SlotGuard<'s> {
+                $room::push_with(self, range, tables)
+            }
+        }
+    };
+}
+
+place!(Room);
+place!(SharedRoom);
+
 impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M> {
     /// Takes the device's access away.
     ///
-    /// *Strict*: when this returns `Ok`, the device cannot reach the buffer, and
-    /// the addresses are free. *Lazy*: the device loses its access with the next
-    /// flush; the addresses stay reserved until then.
+    /// *Strict*, all three, and *lazy-parked*: when this returns `Ok`, the device
+    /// cannot reach the buffer, and the addresses are free. *Lazy* and
+    /// *lazy-single*: the device loses its access with the next flush; the
+    /// addresses stay reserved until then.
     ///
     /// # Errors
     ///
@@ -46,13 +76,68 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             Err(_) => return Err(UnmapError::Reentered(mapping)),
         };
         let slot = &mut slot;
-        match &self.mode {
-            ModeState::Strict => self.unmap_strict(slot, mapping),
-            ModeState::Lazy(queue) => self.unmap_lazy(slot, queue, mapping),
-            ModeState::Passthrough => {
+        self.unmap_entered(slot, mapping)
+    }
+
+    /// [`unmap`](Self::unmap) inside a section. The mode is read here, once, and
+    /// what it says is done to the end.
+    #[inline(always)]
+    pub(crate) fn unmap_entered(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        mapping: Mapping,
+    ) -> Result<(), UnmapError> {
+        match self.mode.way() {
+            Way::Strict => self.unmap_strict(slot, mapping),
+            Way::Lazy(Queues::PerSlot(queue)) => {
+                // Room first: afterwards nothing can fail, and the mapping is
+                // still whole if this does.
+                let Some(room) = queue.room(slot) else {
+                    return self.unmap_other(slot, mapping);
+                };
+                self.unmap_lazy(room, mapping)
+            }
+            Way::Lazy(_) => self.unmap_other(slot, mapping),
+            Way::Passthrough => {
                 mem::forget(mapping);
                 self.count_unmapped(slot);
                 Ok(())
+            }
+        }
+    }
+
+    /// What [`unmap_entered`](Self::unmap_entered) leaves: full rings and rarer
+    /// modes. Nothing has been touched yet, so the mode is read again, and once
+    /// more after each pause for a flush: a switch to strict may have drained the
+    /// queue in it.
+    #[inline(never)]
+    fn unmap_other(&self, slot: &mut SlotGuard<'_>, mapping: Mapping) -> Result<(), UnmapError> {
+        loop {
+            let made = match self.mode.way() {
+                Way::Lazy(Queues::PerSlot(queue)) => {
+                    if let Some(room) = queue.room(slot) {
+                        return self.unmap_lazy(room, mapping);
+                    }
+                    self.make_room(slot, queue)
+                }
+                Way::Lazy(Queues::Single(queue)) => {
+                    if let Some(room) = queue.take_room(slot) {
+                        return self.unmap_lazy(room, mapping);
+                    }
+                    self.make_room(slot, queue)
+                }
+                // The buffer stays with the caller, so it must not be reachable.
+                Way::Strict | Way::Lazy(Queues::Parked(_)) => {
+                    return self.unmap_strict(slot, mapping);
+                }
+                Way::Passthrough => {
+                    mem::forget(mapping);
+                    self.count_unmapped(slot);
+                    return Ok(());
+                }
+            };
+            if let Err(late) = made {
+                return Err(UnmapError::Flush { mapping, late });
             }
         }
     }
@@ -82,7 +167,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
 
     /// `range.len_bytes()` without looking at the granule in the token.
     #[inline]
-    fn len_bytes(range: &IovaRange) -> u64 {
+    pub(crate) fn len_bytes(range: &IovaRange) -> u64 {
         debug_assert_eq!(range.granule(), F::GRANULE);
         range.size_pages() << F::GRANULE.lg2()
     }
@@ -90,7 +175,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     /// A run of pages, nearly always; the rest is
     /// [`unmap_strict_any`](Self::unmap_strict_any)'s.
     #[inline(always)]
-    fn unmap_strict(
+    pub(crate) fn unmap_strict(
         &self,
         slot: &mut SlotGuard<'_>,
         mut mapping: Mapping,
@@ -123,7 +208,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
 
     #[cold]
     #[inline(never)]
-    fn unfinished(&self, kept: PagesKept<IovaRange>) -> UnmapError {
+    pub(crate) fn unfinished(&self, kept: PagesKept<IovaRange>) -> UnmapError {
         let (gather, late) = kept.into_gather();
         UnmapError::NotInvalidated(Unfinished {
             gather,
@@ -161,7 +246,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
 
     /// Invalidates, waits, and only then gives back what the gather holds.
     #[inline]
-    fn invalidate(
+    pub(crate) fn invalidate(
         &self,
         slot: &mut SlotGuard<'_>,
         gather: &mut Gather<Option<IovaRange>>,
@@ -183,22 +268,14 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     }
 
     #[inline(always)]
-    fn unmap_lazy(
+    fn unmap_lazy<'g, 's>(
         &self,
-        slot: &mut SlotGuard<'_>,
-        queue: &FlushQueue<IovaRange, DetachedTables>,
+        room: impl Place<'g, 's>,
         mut mapping: Mapping,
-    ) -> Result<(), UnmapError> {
-        // Room first: afterwards nothing can fail, and the mapping is still
-        // whole if this does.
-        let room = loop {
-            if let Some(room) = queue.room(slot) {
-                break room;
-            }
-            if let Err(late) = self.make_room(slot, queue) {
-                return Err(UnmapError::Flush { mapping, late });
-            }
-        };
+    ) -> Result<(), UnmapError>
+    where
+        's: 'g,
+    {
         if let Some(range) = &mapping.range {
             let (iova, len_bytes) = (range.iova(), Self::len_bytes(range));
             if self.tables.unmap_pages(room.slot(), iova, len_bytes)
@@ -214,16 +291,19 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     }
 
     #[inline(never)]
-    fn unmap_lazy_any(
+    fn unmap_lazy_any<'g, 's>(
         &self,
-        room: Room<'_, '_, '_, IovaRange, DetachedTables>,
+        room: impl Place<'g, 's>,
         mut mapping: Mapping,
-    ) -> Result<(), UnmapError> {
+    ) -> Result<(), UnmapError>
+    where
+        's: 'g,
+    {
         // Every mapping of a translating domain has a range.
         let Some(range) = mapping.range.take() else {
             return Err(UnmapError::OtherDomain(mapping));
         };
-        let mut sink = TablesOnly(DetachedTables::new());
+        let mut sink = TablesOnly::default();
         let (iova, len_bytes) = (range.iova(), Self::len_bytes(&range));
         if let Err(error) = self.tables.unmap(room.slot(), iova, len_bytes, &mut sink) {
             mapping.range = Some(range);
@@ -236,24 +316,6 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             room.push_with(range, sink.0)
         };
         self.count_unmapped(slot);
-        Ok(())
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn make_room(
-        &self,
-        slot: &mut SlotGuard<'_>,
-        queue: &FlushQueue<IovaRange, DetachedTables>,
-    ) -> Result<(), Late> {
-        let flushed = queue.flush_own(
-            slot,
-            &self.backend,
-            &self.context,
-            self.sync_timeout,
-            |slot, range| self.release(slot, range),
-        )?;
-        let _ = self.release_extra(slot, flushed);
         Ok(())
     }
 }

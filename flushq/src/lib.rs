@@ -46,7 +46,8 @@ pub use commands::{CommandCount, RangeCommands, commands_for, whole_context_from
 pub use cost::{CostModel, HardwareCosts};
 pub use counting::{BackendCounts, CountingBackend};
 pub use gather::{
-    Complete, Gather, GatherHolder, Issued, NotComplete, NotIssued, PagesKept, PagesRange,
+    Complete, Detached, Gather, GatherHolder, Issued, NotComplete, NotIssued, PagesIssued,
+    PagesKept, PagesRange,
 };
 pub use pieces::{RangePiece, RangePieces, range_pieces};
 pub use queue::{

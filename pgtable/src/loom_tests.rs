@@ -3,6 +3,7 @@
 
 extern crate std;
 
+use alloc::sync::Arc as StdArc;
 use alloc::vec::Vec;
 
 use dmabench_platform::{
@@ -64,8 +65,8 @@ impl Format for Tiny {
 
 type Table = PageTable<Tiny, HeapTables>;
 
-fn table(quirks: Quirks) -> (Arc<Slots>, Arc<Table>) {
-    let slots = Arc::new(Slots::new(3, Fences::Symmetric).unwrap());
+fn table(quirks: Quirks) -> (StdArc<Slots>, Arc<Table>) {
+    let slots = StdArc::new(Slots::new(3, Fences::Symmetric).unwrap());
     let config = TableConfig::new(25, 48)
         .with_quirks(quirks)
         .with_spare_tables(0);

@@ -1,10 +1,11 @@
 //! The page table: creation, the walk, registers, statistics, the end.
 
+use alloc::sync::Arc;
 use core::{fmt, marker::PhantomData};
 
 use dmabench_platform::{
     Iova, PhysAddr, SlotGuard, Slots,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Mutex, atomic::Ordering},
 };
 
 use crate::{

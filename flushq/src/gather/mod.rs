@@ -12,9 +12,9 @@ use dmabench_pgtable::{DetachedTable, DetachedTables, Level, UnmapSink};
 use dmabench_platform::{Granule, Iova, SlotGuard};
 
 use crate::{TlbBackend, TlbRange};
-pub use pages::{PagesKept, PagesRange};
+pub use pages::{PagesIssued, PagesKept, PagesRange};
 use ranges::Ranges;
-pub use states::{Complete, GatherHolder, Issued, NotComplete, NotIssued};
+pub use states::{Complete, Detached, GatherHolder, Issued, NotComplete, NotIssued};
 
 /// Collects what one or more unmaps removed: ranges to invalidate, table pages
 /// that became unreachable, and a thing `P` (an IOVA range, a buffer) that must

@@ -7,7 +7,7 @@ use dmabench_pgtable::{Level, UnmapSink};
 use dmabench_platform::{Granule, Iova, SlotGuard, Timeout};
 
 use super::Gather;
-use crate::{Late, TlbBackend, TlbRange};
+use crate::{Late, Ticket, TlbBackend, TlbRange};
 
 impl<P> Gather<P> {
     /// What [`issue`](Gather::issue) and [`wait`](crate::Issued::wait) do for a
@@ -36,6 +36,38 @@ impl<P> Gather<P> {
             payload,
             late,
         })
+    }
+
+    /// As [`complete_pages`](Self::complete_pages), without waiting: `payload`
+    /// comes back from [`PagesIssued::wait`].
+    ///
+    /// # Errors
+    ///
+    /// [`PagesKept`] holds `payload` back, and becomes the gather.
+    #[inline]
+    pub fn issue_pages<B: TlbBackend>(
+        range: PagesRange,
+        payload: P,
+        backend: &B,
+        slot: &mut SlotGuard<'_>,
+        context: &B::Context,
+    ) -> Result<PagesIssued<P>, PagesKept<P>> {
+        let begun = match backend.invalidate(Some(slot), context, &[range.0]) {
+            Ok(()) => backend.sync_begin(Some(slot)),
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok(ticket) => Ok(PagesIssued {
+                range,
+                payload,
+                ticket,
+            }),
+            Err(error) => Err(PagesKept {
+                range,
+                payload,
+                late: Late::Failed(error),
+            }),
+        }
     }
 }
 
@@ -76,8 +108,65 @@ impl PagesRange {
     }
 }
 
-/// The invalidation of [`Gather::complete_pages`] is not known to have
-/// completed. Dropping it drops what it holds back, as a gather does.
+/// The invalidation of one run of pages on its way. It does not borrow the
+/// backend, so it can be kept while the next requests begin. Dropping it drops
+/// what it holds back.
+#[must_use = "it holds back what must not be reused before `wait`"]
+pub struct PagesIssued<P> {
+    range: PagesRange,
+    payload: P,
+    ticket: Ticket,
+}
+
+impl<P> PagesIssued<P> {
+    /// A look at what is held back.
+    #[inline]
+    pub fn payload(&self) -> &P {
+        &self.payload
+    }
+
+    /// Waits until the invalidation has completed.
+    ///
+    /// # Errors
+    ///
+    /// [`PagesKept`] holds `payload` back, and becomes the gather.
+    ///
+    /// # Safety
+    ///
+    /// `backend` is the one of [`Gather::issue_pages`]: the ticket of another
+    /// proves nothing about this invalidation.
+    #[inline]
+    pub unsafe fn wait<B: TlbBackend>(
+        self,
+        backend: &B,
+        slot: &mut SlotGuard<'_>,
+        timeout: Timeout,
+    ) -> Result<P, PagesKept<P>> {
+        let late = match backend.sync_wait(Some(slot), self.ticket, timeout) {
+            Ok(synced) if synced.up_to() >= self.ticket => return Ok(self.payload),
+            // A proof of an earlier point proves nothing here.
+            Ok(_) => Late::TimedOut { after: timeout },
+            Err(late) => late,
+        };
+        Err(PagesKept {
+            range: self.range,
+            payload: self.payload,
+            late,
+        })
+    }
+}
+
+impl<P> fmt::Debug for PagesIssued<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PagesIssued")
+            .field("range", &self.range)
+            .field("ticket", &self.ticket)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The invalidation of [`Gather::complete_pages`] or [`PagesIssued`] is not known
+/// to have completed. Dropping it drops what it holds back, as a gather does.
 #[must_use = "it holds back what must not be reused: make the gather of it and issue that"]
 pub struct PagesKept<P> {
     range: PagesRange,

@@ -117,6 +117,55 @@ impl<'b, B: TlbBackend, G: GatherHolder> Issued<'b, B, G> {
     pub fn abandon(self) -> G {
         self.gather
     }
+
+    /// The same without the borrow of the backend, to be kept while the next
+    /// requests begin.
+    #[inline]
+    pub fn detach(self) -> Detached<G> {
+        Detached {
+            ticket: self.ticket,
+            gather: self.gather,
+        }
+    }
+}
+
+/// An invalidation on its way, as [`Issued`], that borrows nothing.
+#[must_use = "nothing is released before `attach` and `wait`"]
+pub struct Detached<G> {
+    ticket: Option<Ticket>,
+    gather: G,
+}
+
+impl<P> Detached<Gather<P>> {
+    /// A look at what is held back.
+    pub fn payload(&self) -> &P {
+        self.gather.payload()
+    }
+}
+
+impl<G> Detached<G> {
+    /// Back to the backend, to wait.
+    ///
+    /// # Safety
+    ///
+    /// `backend` is the one it was issued to: the ticket of another proves
+    /// nothing about this invalidation.
+    #[inline]
+    pub unsafe fn attach<B: TlbBackend>(self, backend: &B) -> Issued<'_, B, G> {
+        Issued {
+            backend,
+            ticket: self.ticket,
+            gather: self.gather,
+        }
+    }
+}
+
+impl<G> fmt::Debug for Detached<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Detached")
+            .field("ticket", &self.ticket)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<B, G> fmt::Debug for Issued<'_, B, G> {
