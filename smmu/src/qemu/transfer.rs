@@ -25,7 +25,8 @@ pub enum TransferError {
     Dma {
         /// The controller's interrupt status.
         status: u32,
-        /// The state it failed in: 1 at a descriptor, 3 at data.
+        /// `ADMAERR[1:0]`, as QEMU fills it in: 1 at a descriptor, 3 at the data of
+        /// the last one, 0 at that of others.
         state: u8,
     },
     /// The controller neither ended nor reported an error, and was reset.
