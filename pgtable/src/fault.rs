@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     ClearByOr,
     /// Take a leaf out by a load and a store instead of an exchange.
     TakeByStore,
+    /// Break a leaf by an exchange, whatever stands there.
+    BreakBySwap,
 }
 
 #[cfg(not(all(test, loom)))]

@@ -322,3 +322,99 @@ fn loom_clear_marks_against_unmap() {
 fn loom_sees_a_mark_cleared_by_an_or() {
     must_fail(Fault::ClearByOr, clear_marks_against_unmap);
 }
+
+/// [`Tiny`] with blocks.
+#[derive(Clone, Copy, Debug)]
+struct Blocky;
+
+impl Sealed for Blocky {}
+
+impl Format for Blocky {
+    const STAGE: Stage = Stage::One;
+    const PAGE_LG2: u32 = 21;
+    const INDEX_BITS: u32 = 2;
+    const MAX_ADDRESS_BITS: u32 = 48;
+    const MAX_INPUT_BITS: u32 = 48;
+    const OA_LINEAR_LG2: u32 = 64;
+    const LAST_LEVEL_TYPE: u64 = 3;
+    const GRANULE: Granule = Granule::K4;
+    const QUIRKS: Quirks = Quirks::NONE;
+    const LPA2: bool = false;
+
+    fn encode_oa(pa: u64) -> u64 {
+        pa
+    }
+    fn decode_oa(descriptor: u64) -> u64 {
+        Tiny::decode_oa(descriptor)
+    }
+    fn block_legal(_level: Level, _oas: u32) -> bool {
+        true
+    }
+    fn contiguous_lg2(_level: Level) -> u32 {
+        0
+    }
+    fn attrs(prot: Prot, quirks: Quirks) -> Option<u64> {
+        Tiny::attrs(prot, quirks)
+    }
+    fn prot(descriptor: u64) -> Prot {
+        Tiny::prot(descriptor)
+    }
+    fn geometry(ias: u32, _oas: u32) -> Geometry {
+        Geometry::plain::<Self>(ias)
+    }
+}
+
+/// A block is split while its owner unmaps it and maps a page in its place, a
+/// bug of the callers: the page must not be lost.
+fn split_against_remap() {
+    const BLOCK: u64 = 4 * PAGE;
+    let slots = Arc::new(Slots::new(3, Fences::Symmetric).unwrap());
+    let config = TableConfig::new(25, 48).with_spare_tables(0);
+    let table = PageTable::<Blocky, _>::new(config, HeapTables, slots.clone()).unwrap();
+    let table = Arc::new(table);
+    {
+        // SAFETY: one thread so far.
+        let slot = unsafe { slots.enter(Some(0)) }.unwrap();
+        table
+            .map(&slot, Iova(0), PhysAddr(BLOCK), BLOCK, RW)
+            .unwrap();
+    }
+    let splitter = {
+        let (slots, table) = (slots.clone(), table.clone());
+        thread::spawn(move || {
+            // SAFETY: each loom thread has its own number.
+            let slot = unsafe { slots.enter(Some(1)) }.unwrap();
+            if let Ok(broken) = table.break_leaf(&slot, Iova(PAGE)) {
+                let _ = table.unbreak(&slot, broken);
+            }
+        })
+    };
+    let remapped = {
+        // SAFETY: only this thread enters slot 0 now.
+        let slot = unsafe { slots.enter(Some(0)) }.unwrap();
+        // It takes leaves by exchanges: loom does not order a plain store and an
+        // exchange of one word as memory does.
+        let mut log = Log::default();
+        table.unmap(&slot, Iova(0), BLOCK, &mut log).is_ok()
+            && table
+                .map(&slot, Iova(PAGE), PhysAddr(9 * PAGE), PAGE, RW)
+                .is_ok()
+    };
+    splitter.join().unwrap();
+    if remapped {
+        // SAFETY: one thread is left.
+        let slot = unsafe { slots.enter(Some(2)) }.unwrap();
+        let found = table.translate(&slot, Iova(PAGE)).map(|t| t.paddr.0);
+        assert_eq!(found, Some(9 * PAGE), "the page was lost");
+    }
+}
+
+#[test]
+fn loom_a_split_takes_only_the_leaf_it_found() {
+    explore(split_against_remap);
+}
+
+#[test]
+fn loom_sees_a_leaf_broken_by_a_swap() {
+    must_fail(Fault::BreakBySwap, split_against_remap);
+}

@@ -15,7 +15,8 @@ use crate::{
     Format, Level, PageTable, TableMemory, UnmapError,
     detached::Dead,
     dirty::is_dirty,
-    format::{CONTIGUOUS, READ_ONLY, VALID},
+    fault::{Fault, broken},
+    format::{CONTIGUOUS, DBM, READ_ONLY, VALID},
     pool::NoTable,
     table::Table,
 };
@@ -161,6 +162,15 @@ impl fmt::Debug for InvalidLeaf {
     }
 }
 
+/// A leaf that can be marked as written, with or without the mark.
+fn marked(leaf: u64, dirty: bool) -> u64 {
+    match (leaf & DBM != 0, dirty) {
+        (false, _) => leaf,
+        (true, true) => leaf & !READ_ONLY,
+        (true, false) => leaf | READ_ONLY,
+    }
+}
+
 impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// Step one: takes the block or contiguous run around `iova` out. A block
     /// will become a table of leaves of the next level, a run single entries
@@ -204,19 +214,37 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
                 }
             }
         };
-        let mut whole = 0;
-        for i in first..first + entries {
+        let oa = F::decode_oa(descriptor).wrapping_sub(((index - first) as u64) << shift);
+        let attrs = descriptor & !F::encode_oa(F::decode_oa(u64::MAX));
+        let leaf = |i: usize| F::encode_oa(oa + ((i as u64) << shift)) | attrs;
+        let mut dirty = false;
+        for i in 0..entries {
             // SAFETY: runs are aligned and never longer than their table; in a
             // section.
-            let was = unsafe { self.entry(table, i) }.swap(SPLITTING, Ordering::AcqRel);
-            if i == first {
-                whole = was;
+            if let Some(was) = unsafe { self.take_leaf(table, first + i, leaf(i)) } {
+                dirty |= is_dirty(was);
+                continue;
             }
-            if is_dirty(was) {
-                // One mark stands for all.
-                whole &= !READ_ONLY;
+            // It is not what it was: somebody else's range. What was taken of
+            // it goes back.
+            for done in 0..i {
+                let value = marked(leaf(done), dirty);
+                // SAFETY: as above.
+                let entry = unsafe { self.entry(table, first + done) };
+                let _ =
+                    entry.compare_exchange(SPLITTING, value, Ordering::AcqRel, Ordering::Relaxed);
             }
+            // SAFETY: as above.
+            unsafe { self.clean(table, first, i) };
+            self.pool.memory.publish();
+            if let Some(new) = new {
+                // SAFETY: taken above, never filled nor linked.
+                unsafe { self.pool.put(new) };
+            }
+            return Err(SplitError::Conflict { iova });
         }
+        // One mark stands for all.
+        let whole = marked(leaf(0), dirty);
         // SAFETY: as above.
         unsafe { self.clean(table, first, entries) };
         self.pool.memory.publish();
@@ -233,6 +261,31 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             },
             level,
         })
+    }
+
+    /// Puts the mark in the place of `leaf`, dirty or clean, and only of that.
+    /// What was there.
+    ///
+    /// # Safety
+    ///
+    /// The entry is in the table.
+    unsafe fn take_leaf(&self, table: Table, index: usize, leaf: u64) -> Option<u64> {
+        // SAFETY: as promised.
+        let entry = unsafe { self.entry(table, index) };
+        if broken(Fault::BreakBySwap) {
+            return Some(entry.swap(SPLITTING, Ordering::AcqRel));
+        }
+        let mut seen = entry.load(Ordering::Relaxed);
+        loop {
+            if marked(seen, true) != marked(leaf, true) {
+                return None;
+            }
+            // The walker may mark it as written meanwhile.
+            match entry.compare_exchange(seen, SPLITTING, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Some(seen),
+                Err(now) => seen = now,
+            }
+        }
     }
 
     /// Undoes step one: the leaf comes back as it was. Needs no invalidation.
@@ -335,11 +388,11 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let (table, first) = self
             .descend_prepared(leaf.off, leaf.shift)
             .ok_or(conflict)?;
-        let marked = |table: Table, index: usize| {
+        let is_marked = |table: Table, index: usize| {
             // SAFETY: the leaf stood in these entries; in a section.
             unsafe { self.entry(table, index) }.load(Ordering::Relaxed) == SPLITTING
         };
-        if !(first..first + leaf.entries).all(|index| marked(table, index)) {
+        if !(first..first + leaf.entries).all(|index| is_marked(table, index)) {
             return Err(conflict);
         }
         let oa = F::decode_oa(leaf.descriptor);
@@ -364,5 +417,48 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         unsafe { self.clean(table, first, leaf.entries) };
         self.pool.memory.publish();
         Ok(())
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use alloc::sync::Arc;
+
+    use dmabench_platform::{Fences, PhysAddr, Slots};
+
+    use super::*;
+    use crate::{HeapTables, Prot, S1K4, TableConfig};
+
+    const PAGE: u64 = 4096;
+
+    /// As if another call had unmapped one page of the run in between.
+    #[test]
+    fn a_run_that_changes_under_the_split_is_left_as_it_was() {
+        let slots = Arc::new(Slots::new(1, Fences::Symmetric).unwrap());
+        let table: PageTable<S1K4, _> =
+            PageTable::new(TableConfig::new(48, 48), HeapTables, slots.clone()).unwrap();
+        let slot = slots.enter_fallback();
+        let run = Iova(0x1_0000);
+        table
+            .map(&slot, run, PhysAddr(0x7_0000), 16 * PAGE, Prot::READ_WRITE)
+            .unwrap();
+        let (leaves, first) = table.descend(run.0, S1K4::PAGE_LG2).unwrap();
+        for hole in [1, 9, 15] {
+            // SAFETY: the entry is of a table that lives as long as `table`.
+            let entry = unsafe { table.entry(leaves, first + hole) };
+            let was = entry.swap(0, Ordering::Relaxed);
+            let at = Iova(run.0 + 3 * PAGE);
+            let error = table.break_leaf(&slot, at).unwrap_err();
+            assert_eq!(error, SplitError::Conflict { iova: at });
+            assert_eq!(entry.load(Ordering::Relaxed), 0);
+            for page in (0..16).filter(|page| *page != hole as u64) {
+                let found = table.translate(&slot, Iova(run.0 + page * PAGE)).unwrap();
+                assert_eq!(found.paddr.0, 0x7_0000 + page * PAGE);
+                assert!(found.contiguous);
+            }
+            entry.store(was, Ordering::Relaxed);
+        }
+        let broken = table.break_leaf(&slot, run).unwrap();
+        table.unbreak(&slot, broken).unwrap();
     }
 }
