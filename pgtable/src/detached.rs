@@ -185,6 +185,16 @@ impl fmt::Debug for DetachedTables {
 /// Everything that was translated is covered by the calls of
 /// [`leaves`](Self::leaves) (invariant A6); neighbouring entries of one
 /// level mostly come as one range.
+///
+/// # Panics
+///
+/// A sink must not panic: it is called with the entries cleared already, and
+/// what it has not been told of when it unwinds is never told. Memory stays
+/// sound and nothing is freed early: tables that were on the way to the sink
+/// leak. But nobody knows which part of the range is still translated, by the
+/// tables or by a TLB, so its addresses and buffers must not be used again
+/// before the whole address space has been invalidated; what is left in the
+/// tables can be unmapped page by page. (`flushq::Gather` does not panic.)
 pub trait UnmapSink {
     /// `len_bytes` from `iova` on were translated by leaves of `level`. A
     /// range of contiguous-hint entries is told as any other: invalidating it

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use common::{Fixture, arena::Arena};
 use dmabench_pgtable::{
-    CreateError, Level, MapError, Prot, Quirks, S1K4, S1K64, S2K4, TableConfig, UnmapError,
+    CreateError, DetachedTable, Level, MapError, Prot, Quirks, S1K4, S1K64, S2K4, TableConfig,
+    TableStats, UnmapError, UnmapSink,
 };
 use dmabench_platform::{Iova, PhysAddr};
 
@@ -502,5 +503,83 @@ fn a_scatter_list_that_changes_between_two_looks_maps_only_what_it_yields() {
     for entry in f.table.entries(&slot, Iova(0), Iova(u64::MAX)) {
         assert_eq!(entry.paddr.0 & 0xfff, 0);
         assert_eq!(entry.iova, Iova(0x1f_f000));
+    }
+}
+
+/// Panics when it is told of the `left`th thing.
+struct Panicking {
+    left: u32,
+    told: u64,
+}
+
+impl Panicking {
+    fn tick(&mut self) {
+        self.left = self.left.checked_sub(1).expect("a sink that panics");
+    }
+}
+
+impl UnmapSink for Panicking {
+    fn leaves(&mut self, _: Iova, len_bytes: u64, _: Level) {
+        self.tick();
+        self.told += len_bytes;
+    }
+    fn table(&mut self, _: DetachedTable) {
+        self.tick();
+    }
+}
+
+/// What the sink was told of is out, the rest may be in or out, nothing is
+/// freed, and the table goes on working.
+#[test]
+fn a_sink_that_panics_leaks_and_breaks_nothing() {
+    // A page, a table that is covered whole, a block, a page.
+    let first = BLOCK - PAGE;
+    let len = PAGE + 2 * BLOCK + PAGE;
+    for left in 0.. {
+        let f = s1();
+        f.map(first, 0x1000, PAGE, RW).unwrap();
+        for page in 0..BLOCK / PAGE {
+            let off = page * PAGE;
+            f.map(BLOCK + off, 0x4000_0000 + off, PAGE, RW).unwrap();
+        }
+        f.map(2 * BLOCK, 2 * BLOCK, BLOCK + PAGE, RW).unwrap();
+        let neighbour = 3 * BLOCK + PAGE;
+        f.map(neighbour, 0x8000, PAGE, RW).unwrap();
+        let before = f.table.stats();
+        let mut sink = Panicking { left, told: 0 };
+        let unmapped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let slot = f.slots.enter_fallback();
+            f.table.unmap(&slot, Iova(first), len, &mut sink)
+        }));
+        let told = sink.told;
+        assert!(told <= len);
+        assert_eq!(f.phys(neighbour), Some(0x8000));
+        let after = f.table.stats();
+        let exist = |stats: &TableStats| stats.live + stats.detached + stats.limbo;
+        assert_eq!(exist(&after), exist(&before), "nothing is freed");
+        if unmapped.is_ok() {
+            assert_eq!(told, len);
+            assert!(left >= 4, "{left}");
+            break;
+        }
+        let mut mapped = 0;
+        for page in (0..len).step_by(PAGE as usize) {
+            let at = Iova(first + page);
+            let slot = f.slots.enter_fallback();
+            if let Some(found) = f.table.translate(&slot, at) {
+                mapped += found.page_bytes.min(PAGE);
+            }
+        }
+        assert!(mapped <= len - told, "what was told is out");
+        // The range can be used again, once it is known what it holds.
+        for page in (0..len).step_by(PAGE as usize) {
+            let at = Iova(first + page);
+            let found = f.table.translate(&f.slots.enter_fallback(), at);
+            if let Some(found) = found {
+                f.unmap(at.0, found.page_bytes).unwrap();
+            }
+        }
+        f.map(first, 0x1000, len, RW).unwrap();
+        assert_eq!(f.phys(BLOCK), Some(0x2000));
     }
 }
