@@ -502,6 +502,111 @@ fn an_interrupted_run_writes_what_it_has() {
     }
 }
 
+/// In the middle of a long workload: what was done of it is reported, as a whole
+/// report that can be shown again.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_million_is_reported_as_far_as_it_came() {
+    let bench = Bench::new();
+    let mut command = bench.command();
+    command.args(["--workload", "mobile-mix", "--length", "1000000"]);
+    command.args(["--modes", "passthrough,strict,lazy"]);
+    command
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null());
+    let mut child = command.spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    assert!(child.try_wait().unwrap().is_none(), "it takes longer");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+
+    let report = json(&bench.out());
+    let notes = report["notes"].to_string();
+    assert!(notes.contains("interrupted"), "{notes}");
+    let results = report["results"].as_array().unwrap();
+    assert!(!results.is_empty());
+    for result in results {
+        assert_eq!(result["requests"], 1_000_000);
+        assert!(result["cpu_ns_per_request"].as_f64().unwrap() > 0.0);
+        assert!(result["map_ns"]["max"].as_f64().unwrap() > 0.0);
+        if result["mode"] == "strict" {
+            assert_eq!(result["stale_device_accesses"], 0);
+            let (ran, per_pass) = (
+                result["exposure"]["requests"].as_u64().unwrap(),
+                result["sync_commands"].as_f64().unwrap(),
+            );
+            assert!(ran > 0 && ran < 1_000_000, "{ran}");
+            // One sync for each request, whatever part was run.
+            assert!((per_pass / 1e6 - 1.0).abs() < 1e-9, "{per_pass}");
+            let notes = result["notes"].to_string();
+            assert!(notes.contains("requests were timed"), "{notes}");
+            assert!(notes.contains("covers the first"), "{notes}");
+        }
+    }
+    let shown = (bench.command().args(["report", "out/report.json"])).output();
+    assert!(shown.unwrap().status.success());
+}
+
+/// All that is counted, from the seed and the options in the report alone.
+#[test]
+fn a_report_has_what_it_takes_to_count_the_same_again() {
+    let first = Bench::new();
+    let mut command = first.command();
+    command.args(["--workload", "mobile-mix", "--workload", "contend"]);
+    command.args(["--length", "700", "--depth", "5", "--seed", "9"]);
+    command.args(["--requests", "2100", "--queue-entries", "32"]);
+    assert!(command.output().unwrap().status.success());
+    let report = json(&first.out());
+
+    let again = Bench::new();
+    let mut command = again.command();
+    let options = &report["options"];
+    let timeout_ms = options["flush_timeout_ns"].as_u64().unwrap() / 1_000_000;
+    command.args(["--seed", &report["seed"].to_string()]);
+    command.args(["--profile", report["profile"]["name"].as_str().unwrap()]);
+    command.args(["--requests", &options["requests_min"].to_string()]);
+    command.args([
+        "--queue-entries",
+        &options["flush_queue_entries"].to_string(),
+    ]);
+    command.args(["--flush-timeout-ms", &timeout_ms.to_string()]);
+    for (name, value) in options["other"].as_object().unwrap() {
+        match value.as_str().unwrap() {
+            "false" => {}
+            "true" => {
+                command.arg(format!("--{name}"));
+            }
+            names if name == "workload" => {
+                command.args(names.split(',').flat_map(|name| ["--workload", name]));
+            }
+            value => {
+                command.args([&format!("--{name}"), value]);
+            }
+        }
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let second = json(&again.out());
+    assert_eq!(report["workloads"], second["workloads"]);
+    let results = |report: &serde_json::Value| report["results"].as_array().unwrap().clone();
+    let (one, two) = (results(&report), results(&second));
+    assert_eq!(one.len(), two.len());
+    assert!(one.len() >= 6);
+    let kinds = report["kind"].as_object().unwrap();
+    let mut compared = 0;
+    for (one, two) in one.iter().zip(&two) {
+        for (field, value) in one.as_object().unwrap() {
+            let kind = kinds.get(&format!("results[].{field}"));
+            if kind.is_some_and(|k| k == "counted") {
+                assert_eq!(value, &two[field], "{field}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 40, "{compared}: {kinds:?}");
+}
+
 #[test]
 fn a_scenario_prints_its_figures_beside_the_published_ones() {
     let bench = Bench::new();

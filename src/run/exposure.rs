@@ -7,7 +7,10 @@
 //! device goes on to use its old addresses: `watch.rs` says when. The clock
 //! stops at the flush queue's deadlines. The drain at the end does not count.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use dmabench_dma::{DmaSegment, Mapping};
 use dmabench_flushq::CostModel;
@@ -32,9 +35,16 @@ const TIMELINE_POINTS: usize = 250;
 /// The backend of an exposure run.
 pub(super) type Backend = Arc<CostModel<Watched<Arc<SoftSmmu>>>>;
 
-/// Page accesses after which an exposure run stops mapping: some seconds of
-/// work. A trace of a million large requests would else take minutes.
-const ACCESSES_MAX: u64 = 16_000_000;
+/// Requests after which an exposure run stops mapping: a workload of a million
+/// would else take minutes in nine modes. The same in every mode, and the report
+/// says so.
+const REQUESTS_MAX: u64 = 200_000;
+
+/// Pages mapped after which it stops: the same for large requests.
+const PAGES_MAX: u64 = 4_000_000;
+
+/// Steps between two looks at whether the user wants to end.
+const STRIDE: usize = 256;
 
 /// What the exposure run found.
 #[derive(Debug, Default)]
@@ -56,13 +66,30 @@ pub(super) struct Lab {
     pub(super) watch: Arc<Watch>,
 }
 
-/// Runs one pass of `workload` in `mode`.
-pub(super) fn run(workload: &Workload, mode: ModeArg, plan: &Plan) -> Result<Exposed, RunError> {
+/// Runs one pass of `workload` in `mode`, or its beginning if it is long or
+/// `interrupted` is set.
+pub(super) fn run(
+    workload: &Workload,
+    mode: ModeArg,
+    plan: &Plan,
+    interrupted: &AtomicBool,
+) -> Result<Exposed, RunError> {
     if mode == ModeArg::Passthrough {
         return Ok(Exposed::default());
     }
     let (bed, lab) = Bed::simulated(workload, mode, plan)?;
-    run_on(&bed, &lab, workload, mode, plan, ACCESSES_MAX)
+    let limit = requests_of(workload, REQUESTS_MAX, PAGES_MAX);
+    run_on(&bed, &lab, workload, mode, plan, limit, interrupted)
+}
+
+/// How many of the first requests are within the limits.
+fn requests_of(workload: &Workload, requests_max: u64, pages_max: u64) -> u64 {
+    let mut pages = 0_u64;
+    let within = (workload.requests().iter()).take_while(|request| {
+        pages = pages.saturating_add(request.bytes.div_ceil(GRANULE.bytes()));
+        pages <= pages_max
+    });
+    (within.count() as u64).clamp(1, requests_max)
 }
 
 fn run_on(
@@ -71,7 +98,8 @@ fn run_on(
     workload: &Workload,
     mode: ModeArg,
     plan: &Plan,
-    accesses_max: u64,
+    requests_max: u64,
+    interrupted: &AtomicBool,
 ) -> Result<Exposed, RunError> {
     let mut run = Run {
         workload,
@@ -88,19 +116,29 @@ fn run_on(
         timeline: Vec::new(),
     };
     let mut mapped = 0;
-    let mut cut_after = None;
-    for step in workload.steps() {
-        match *step {
-            Step::Map(_) if lab.watch.so_far().1 >= accesses_max => cut_after = Some(mapped),
-            Step::Map(request) => {
-                mapped += 1;
-                run.idle(workload.idle_ns(request))?;
-                run.map(&workload.requests()[request as usize])?;
+    let mut limit = requests_max;
+    for steps in workload.steps().chunks(STRIDE) {
+        // What is mapped by then goes its way to the end.
+        if interrupted.load(Ordering::Relaxed) {
+            limit = mapped;
+        }
+        for step in steps {
+            match *step {
+                Step::Map(request) if mapped < limit => {
+                    mapped += 1;
+                    run.idle(workload.idle_ns(request))?;
+                    run.map(&workload.requests()[request as usize])?;
+                }
+                Step::Map(_) => {}
+                // Of a request that was not mapped: nothing to do.
+                Step::Unmap(request) => run.unmap(&workload.requests()[request as usize])?,
             }
-            // Of a request that was not mapped: nothing to do.
-            Step::Unmap(request) => run.unmap(&workload.requests()[request as usize])?,
+        }
+        if mapped == limit && run.mapped_pages == 0 {
+            break;
         }
     }
+    let cut_after = (mapped < workload.requests().len() as u64).then_some(mapped);
     let mut exposed = run.finish()?;
     exposed.cut_after = cut_after;
     if let Some(exposure) = &mut exposed.exposure {
@@ -320,7 +358,8 @@ mod tests {
             number += 1;
             (number != lost).then_some(command)
         })));
-        run_on(&bed, &lab, &workload, mode, &plan, u64::MAX)
+        let never = AtomicBool::new(false);
+        run_on(&bed, &lab, &workload, mode, &plan, u64::MAX, &never)
     }
 
     #[test]
@@ -337,18 +376,31 @@ mod tests {
     fn a_long_run_is_cut_and_says_so() {
         let (plan, workload) = (Plan::default(), small());
         let (bed, lab) = Bed::simulated(&workload, ModeArg::Lazy, &plan).unwrap();
-        let cut = run_on(&bed, &lab, &workload, ModeArg::Lazy, &plan, 400).unwrap();
-        // 4 accesses to each request, and some more after flushes.
+        let limit = requests_of(&workload, 1000, 400);
+        assert_eq!(limit, 100, "4 pages each");
+        assert_eq!(requests_of(&workload, 70, 400), 70);
+        let never = AtomicBool::new(false);
+        let cut = run_on(&bed, &lab, &workload, ModeArg::Lazy, &plan, limit, &never).unwrap();
         let requests = cut.cut_after.unwrap();
-        assert!((90..=100).contains(&requests), "{requests}");
+        assert_eq!(requests, 100);
         let exposure = cut.exposure.unwrap();
         assert_eq!(exposure.stale_buffers, requests);
         assert_eq!(exposure.timeline.last().unwrap().mapped_pages, 0);
     }
 
     #[test]
+    fn an_interrupted_run_ends_with_nothing_mapped() {
+        let (plan, workload) = (Plan::default(), small());
+        let now = AtomicBool::new(true);
+        let cut = run(&workload, ModeArg::Strict, &plan, &now).unwrap();
+        assert_eq!(cut.cut_after, Some(0));
+        assert_eq!(cut.exposure.unwrap().requests, 0);
+    }
+
+    #[test]
     fn the_timeline_keeps_its_shape_when_thinned() {
-        let exposed = run(&small(), ModeArg::Lazy, &Plan::default()).unwrap();
+        let never = AtomicBool::new(false);
+        let exposed = run(&small(), ModeArg::Lazy, &Plan::default(), &never).unwrap();
         let exposure = exposed.exposure.unwrap();
         let timeline = &exposure.timeline;
         assert!(timeline.len() <= TIMELINE_POINTS && timeline.len() > TIMELINE_POINTS / 4);

@@ -1,9 +1,11 @@
 //! Runs: each workload in each mode, once to see what is exposed and then again
 //! and again to see what it costs.
 //!
-//! The exposure runs (`exposure.rs`) use the software SMMU and a virtual clock, so
-//! they may run beside each other; the timing runs (`timing.rs`) come after them,
-//! one at a time, on one thread, with nothing else going on in the process.
+//! The exposure runs of a workload (`exposure.rs`) use the software SMMU and a
+//! virtual clock, so they may run beside each other; its timing runs (`timing.rs`)
+//! come after them, one at a time, on one thread, with nothing else going on in
+//! the process. Then comes the next workload. Whoever ends a run early so has all
+//! of the workloads before, and of the one under way what was done.
 
 mod bed;
 mod clock;
@@ -126,50 +128,43 @@ pub fn all(
     done: &(dyn Fn() + Sync),
     interrupted: &AtomicBool,
 ) -> Result<Found, RunError> {
-    let jobs: Vec<(&Workload, ModeArg)> = (workloads.iter())
-        .flat_map(|w| plan.modes.iter().map(move |&mode| (w, mode)))
-        .collect();
     let stop = || interrupted.load(Ordering::Relaxed);
     // This thread times, so it takes a slot number before rayon's threads do:
     // however many they are, it has a slot of its own.
     let _number = ThreadSlots.pin();
-
-    let exposed: Vec<Option<Exposed>> = (jobs.par_iter())
-        .map(|&(workload, mode)| {
-            if stop() {
-                return Ok(None);
-            }
-            let exposed = exposure::run(workload, mode, plan)
-                .map_err(|error| error.of(&workload.name, mode))?;
-            done();
-            Ok(Some(exposed))
-        })
-        .collect::<Result<_, RunError>>()?;
-
     let clock = TickClock::calibrate();
     let mut found = Found {
-        results: Vec::with_capacity(jobs.len()),
+        results: Vec::with_capacity(workloads.len() * plan.modes.len()),
         clock,
         notes: notes(plan, &clock),
         interrupted: false,
     };
-    let mut exposed = exposed.into_iter();
     for workload in workloads {
-        let timings = timing::run(workload, plan, &clock, interrupted)
+        let exposed: Vec<Option<Exposed>> = (plan.modes.par_iter())
+            .map(|&mode| {
+                if stop() {
+                    return Ok(None);
+                }
+                let exposed = exposure::run(workload, mode, plan, interrupted)
+                    .map_err(|error| error.of(&workload.name, mode))?;
+                done();
+                // Ended before the first request: nothing was seen.
+                Ok(Some(exposed).filter(|e| e.cut_after != Some(0)))
+            })
+            .collect::<Result<_, RunError>>()?;
+        // Those that were begun before the user wanted to end.
+        let (modes, exposed): (Vec<ModeArg>, Vec<Exposed>) = (plan.modes.iter().zip(exposed))
+            .filter_map(|(&mode, exposed)| Some((mode, exposed?)))
+            .unzip();
+        let timings = timing::run(workload, &modes, plan, &clock, interrupted)
             .map_err(|(mode, error)| error.of(&workload.name, mode))?;
-        let Some(timings) = timings else {
-            found.interrupted = true;
-            return Ok(found);
-        };
-        for (&mode, timing) in plan.modes.iter().zip(timings) {
-            let Some(Some(exposed)) = exposed.next() else {
-                found.interrupted = true;
-                return Ok(found);
-            };
-            found
-                .results
-                .push(result(workload, mode, plan, timing, exposed));
+        for ((mode, timing), exposed) in modes.into_iter().zip(timings).zip(exposed) {
+            (found.results).push(result(workload, mode, plan, timing, exposed));
             done();
+        }
+        if stop() {
+            found.interrupted = true;
+            break;
         }
     }
     Ok(found)
@@ -205,11 +200,10 @@ fn result(
     exposed: Exposed,
 ) -> RunResult {
     let requests = workload.requests().len() as u64;
-    let passes = timing.passes;
-    let per_pass = |count: u64| count as f64 / timing.counted_passes as f64;
+    let per_request = |all: f64| all / timing.counted_requests as f64;
+    let per_pass = |count: u64| per_request(count as f64) * requests as f64;
     let counts = &timing.counts;
     let translated = mode != ModeArg::Passthrough;
-    let per_request = |all: f64| all / (timing.counted_passes * requests) as f64;
     let request_time = RequestTime {
         bytes: workload.bytes() as f64 / requests as f64,
         device_ns: plan.device.mean_service_ns(requests, workload.bytes()),
@@ -223,11 +217,17 @@ fn result(
             "The exposure run covers the first {done} of {requests} requests."
         ));
     }
+    if timing.timed_requests < requests {
+        notes.push(format!(
+            "Interrupted: only {} of {requests} requests were timed.",
+            timing.timed_requests
+        ));
+    }
     RunResult {
         workload: workload.name.clone(),
         mode: mode.name().to_owned(),
         requests,
-        passes,
+        passes: (timing.timed_requests / requests).max(1),
         bytes: workload.bytes(),
         map_ns: timing.map.0,
         unmap_ns: timing.unmap.0,

@@ -29,29 +29,41 @@ const CPU_BATCH: u64 = 2_000;
 /// a part of each mode's passes and not all of one mode's.
 const ROUNDS: u64 = 8;
 
+/// From so many requests on, a pass is its own warming up: what it finds in the
+/// caches at its beginning does not matter.
+const LONG_PASS: u64 = 100_000;
+
+/// Requests that are run in each mode even if the user ends the run before: so
+/// that there is something to report.
+const AT_LEAST: u64 = 1_000;
+
+/// Steps between two looks at whether the user wants to end.
+const STRIDE: usize = 1 << 12;
+
 /// What the timing run of one mode found.
 pub(super) struct Timing {
-    /// Passes with latencies.
-    pub(super) passes: u64,
+    /// Requests with latencies.
+    pub(super) timed_requests: u64,
     pub(super) map: (LatencyNs, Vec<CurvePoint>),
     pub(super) unmap: (LatencyNs, Vec<CurvePoint>),
     /// Of the batches of passes.
     pub(super) cpu_ns_per_request: Spread,
     /// Of all passes but the first, those without a clock included.
     pub(super) counts: BackendCounts,
-    pub(super) counted_passes: u64,
+    pub(super) counted_requests: u64,
 }
 
-/// Runs `workload` in the modes of `plan`, in their order; `None` if
-/// interrupted.
+/// Runs `workload` in `modes`, in their order. If the user ends the run, each
+/// mode has what was done until then, and a thousand requests at least.
 pub(super) fn run(
     workload: &Workload,
+    modes: &[ModeArg],
     plan: &Plan,
     clock: &TickClock,
     interrupted: &AtomicBool,
-) -> Result<Option<Vec<Timing>>, (ModeArg, RunError)> {
-    let mut subjects = (plan.modes.iter())
-        .map(|&mode| Subject::new(workload, mode, plan, clock).map_err(|e| (mode, e)))
+) -> Result<Vec<Timing>, (ModeArg, RunError)> {
+    let mut subjects = (modes.iter())
+        .map(|&mode| Subject::new(workload, mode, plan, clock, interrupted).map_err(|e| (mode, e)))
         .collect::<Result<Vec<_>, _>>()?;
     let requests = workload.requests().len() as u64;
     let passes = plan.requests_min.div_ceil(requests).max(1);
@@ -64,13 +76,14 @@ pub(super) fn run(
             continue;
         }
         for subject in &mut subjects {
-            let done = subject.round(passes, batches, batch, interrupted);
-            if !done.map_err(|error| (subject.mode, error))? {
-                return Ok(None);
-            }
+            let done = subject.round(passes, batches, batch);
+            done.map_err(|error| (subject.mode, error))?;
         }
     }
-    Ok(Some(subjects.into_iter().map(Subject::finish).collect()))
+    for subject in &mut subjects {
+        (subject.at_least_some()).map_err(|error| (subject.mode, error))?;
+    }
+    Ok(subjects.into_iter().map(Subject::finish).collect())
 }
 
 /// One mode, with everything it keeps from round to round.
@@ -79,8 +92,9 @@ struct Subject<'a> {
     runner: Runner<'a>,
     timed: Timed<'a>,
     cpu: Vec<f64>,
-    timed_passes: u64,
-    counted_passes: u64,
+    interrupted: &'a AtomicBool,
+    timed_requests: u64,
+    counted_requests: u64,
     /// At the end of the first pass, which begins with an empty queue.
     counts_before: BackendCounts,
 }
@@ -91,9 +105,10 @@ impl<'a> Subject<'a> {
         mode: ModeArg,
         plan: &Plan,
         clock: &'a TickClock,
+        interrupted: &'a AtomicBool,
     ) -> Result<Self, RunError> {
         let mut runner = Runner::new(workload, Bed::counting(workload, mode, plan)?);
-        runner.pass(&mut Untimed)?;
+        runner.pass(&mut Untimed, interrupted, 0)?;
         Ok(Subject {
             mode,
             counts_before: runner.bed.counts(),
@@ -105,54 +120,67 @@ impl<'a> Subject<'a> {
                 unmap: Latencies::new(),
             },
             cpu: Vec::new(),
-            timed_passes: 0,
-            counted_passes: 0,
+            interrupted,
+            timed_requests: 0,
+            counted_requests: 0,
         })
     }
 
-    /// False if interrupted.
-    fn round(
-        &mut self,
-        passes: u64,
-        batches: u64,
-        batch: u64,
-        interrupted: &AtomicBool,
-    ) -> Result<bool, RunError> {
-        let stop = || interrupted.load(Ordering::Relaxed);
+    fn round(&mut self, passes: u64, batches: u64, batch: u64) -> Result<(), RunError> {
         // The processor's caches as they are in the middle of a run.
-        self.runner.pass(&mut Untimed)?;
+        if (self.runner.workload.requests().len() as u64) < LONG_PASS {
+            self.counted_requests += self.runner.pass(&mut Untimed, self.interrupted, 0)?;
+        }
         for _ in 0..passes {
-            if stop() {
-                return Ok(false);
-            }
-            self.runner.pass(&mut self.timed)?;
+            self.timed_pass(0)?;
         }
-        let requests = self.runner.workload.requests().len() as u64;
         for _ in 0..batches {
-            if stop() {
-                return Ok(false);
-            }
-            let begun = thread_cpu_ns();
-            for _ in 0..batch {
-                self.runner.pass(&mut Untimed)?;
-            }
-            let spent = thread_cpu_ns() - begun;
-            self.cpu.push(spent as f64 / (batch * requests) as f64);
+            self.cpu_batch(batch, 0)?;
         }
-        self.timed_passes += passes;
-        self.counted_passes += 1 + passes + batches * batch;
-        Ok(true)
+        Ok(())
+    }
+
+    fn timed_pass(&mut self, at_least: u64) -> Result<(), RunError> {
+        let done = (self.runner).pass(&mut self.timed, self.interrupted, at_least)?;
+        self.timed_requests += done;
+        self.counted_requests += done;
+        Ok(())
+    }
+
+    fn cpu_batch(&mut self, passes: u64, at_least: u64) -> Result<(), RunError> {
+        let begun = thread_cpu_ns();
+        let mut done = 0;
+        for _ in 0..passes {
+            done += (self.runner).pass(&mut Untimed, self.interrupted, at_least)?;
+        }
+        let spent = thread_cpu_ns() - begun;
+        self.counted_requests += done;
+        if done > 0 {
+            self.cpu.push(spent as f64 / done as f64);
+        }
+        Ok(())
+    }
+
+    /// Where the user ended the run before anything was measured.
+    fn at_least_some(&mut self) -> Result<(), RunError> {
+        if self.timed_requests == 0 {
+            self.timed_pass(AT_LEAST)?;
+        }
+        if self.cpu.is_empty() {
+            self.cpu_batch(1, AT_LEAST)?;
+        }
+        Ok(())
     }
 
     fn finish(self) -> Timing {
         let clock = self.timed.clock;
         Timing {
-            passes: self.timed_passes,
+            timed_requests: self.timed_requests,
             map: self.timed.map.finish(clock),
             unmap: self.timed.unmap.finish(clock),
             cpu_ns_per_request: spread(self.cpu),
             counts: self.runner.bed.counts() - self.counts_before,
-            counted_passes: self.counted_passes,
+            counted_requests: self.counted_requests,
         }
     }
 }
@@ -219,9 +247,33 @@ impl<'a> Runner<'a> {
         }
     }
 
-    fn pass<W: Watch>(&mut self, watch: &mut W) -> Result<(), RunError> {
+    /// One pass, or its beginning if `interrupted` is set: `at_least` so many
+    /// requests all the same. Says how many requests it ran.
+    fn pass<W: Watch>(
+        &mut self,
+        watch: &mut W,
+        interrupted: &AtomicBool,
+        at_least: u64,
+    ) -> Result<u64, RunError> {
+        let steps = self.workload.steps();
+        let (mut done, mut at) = (0, 0);
+        while at < steps.len() {
+            if interrupted.load(Ordering::Relaxed) && done >= at_least {
+                self.unmap_rest(&steps[at..])?;
+                break;
+            }
+            let end = steps.len().min(at + STRIDE);
+            done += self.some_steps(&steps[at..end], watch)?;
+            at = end;
+        }
+        Ok(done)
+    }
+
+    /// Says how many requests were mapped.
+    fn some_steps<W: Watch>(&mut self, steps: &[Step], watch: &mut W) -> Result<u64, RunError> {
         let requests: &[Request] = self.workload.requests();
-        for step in self.workload.steps() {
+        let mut mapped = 0;
+        for step in steps {
             match *step {
                 Step::Map(number) => {
                     let request = &requests[number as usize];
@@ -230,6 +282,7 @@ impl<'a> Runner<'a> {
                     let mapping = self.bed.map(request, segments, &mut self.out);
                     watch.end_map();
                     self.live[request.place as usize] = Some(mapping?);
+                    mapped += 1;
                 }
                 Step::Unmap(number) => {
                     let request = &requests[number as usize];
@@ -241,6 +294,26 @@ impl<'a> Runner<'a> {
                     watch.end_unmap();
                     unmapped?;
                 }
+            }
+        }
+        Ok(mapped)
+    }
+
+    /// Of the steps that a pass was cut short of, those that unmap what is
+    /// mapped.
+    fn unmap_rest(&mut self, steps: &[Step]) -> Result<(), RunError> {
+        let mut mapped = self.live.iter().flatten().count();
+        for step in steps {
+            if mapped == 0 {
+                break;
+            }
+            let Step::Unmap(number) = *step else {
+                continue;
+            };
+            let request = &self.workload.requests()[number as usize];
+            if let Some(mapping) = self.live[request.place as usize].take() {
+                self.bed.unmap(request.device, mapping)?;
+                mapped -= 1;
             }
         }
         Ok(())
@@ -260,4 +333,63 @@ fn spread(mut values: Vec<f64>) -> Spread {
 pub(super) fn thread_cpu_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::generate::{Cqe, Generator};
+
+    fn workload() -> Workload {
+        Cqe {
+            requests: 40_000,
+            sizes: "4K".parse().unwrap(),
+            ..Cqe::DEFAULT
+        }
+        .generate(1)
+    }
+
+    #[test]
+    fn a_run_that_is_ended_at_once_has_a_thousand_requests_of_each_mode() {
+        let (workload, plan) = (workload(), Plan::default());
+        let (clock, now) = (TickClock::calibrate(), AtomicBool::new(true));
+        let timings = run(&workload, &plan.modes, &plan, &clock, &now)
+            .ok()
+            .unwrap();
+        assert_eq!(timings.len(), plan.modes.len());
+        for (mode, timing) in plan.modes.iter().zip(timings) {
+            let timed = timing.timed_requests;
+            // Whole strides of steps, half of which are maps.
+            assert!(
+                (AT_LEAST..AT_LEAST + STRIDE as u64).contains(&timed),
+                "{timed}"
+            );
+            assert_eq!(timing.counted_requests, 2 * timed);
+            assert!(timing.cpu_ns_per_request.p50 > 0.0);
+            if *mode == ModeArg::Strict {
+                assert_eq!(timing.counts.syncs, 2 * timed, "one for each request");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pass_that_is_cut_short_leaves_nothing_mapped() {
+        let (workload, plan) = (workload(), Plan::default());
+        let bed = Bed::counting(&workload, ModeArg::Strict, &plan)
+            .ok()
+            .unwrap();
+        let mut runner = Runner::new(&workload, bed);
+        for at_least in [0, 1, 5000] {
+            let interrupted = AtomicBool::new(true);
+            let done = (runner.pass(&mut Untimed, &interrupted, at_least))
+                .ok()
+                .unwrap();
+            assert!(done >= at_least && done < at_least + STRIDE as u64);
+            assert!(runner.live.iter().all(Option::is_none));
+            assert_eq!(runner.bed.held().0, 0);
+        }
+        let never = AtomicBool::new(false);
+        let done = runner.pass(&mut Untimed, &never, 0).ok().unwrap();
+        assert_eq!(done, 40_000);
+    }
 }
