@@ -222,10 +222,19 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
     ///
     /// [`QueueError`]: some of the commands may have been queued.
     pub fn push(&self, commands: &[RawCommand]) -> Result<u64, QueueError> {
+        self.push_within(commands, None)
+    }
+
+    #[inline(always)]
+    fn push_within(
+        &self,
+        commands: &[RawCommand],
+        wait: Option<&mut BoundedWait>,
+    ) -> Result<u64, QueueError> {
         if commands.len() as u64 > self.capacity() {
-            return self.push_long(commands);
+            return self.push_long(commands, wait);
         }
-        self.insert(commands, false, false)
+        self.insert(commands, false, false, wait)
     }
 
     /// As [`push`](Self::push), for the most frequent case.
@@ -235,7 +244,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
     /// As [`push`](Self::push).
     #[inline(always)]
     pub fn push_one(&self, command: RawCommand) -> Result<u64, QueueError> {
-        self.insert(&[command], false, false)
+        self.insert(&[command], false, false, None)
     }
 
     /// Queues `commands` and a `CMD_SYNC` behind them, and publishes. Returns the
@@ -245,15 +254,26 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
     ///
     /// As [`push`](Self::push).
     pub fn push_sync(&self, commands: &[RawCommand]) -> Result<u64, QueueError> {
+        self.push_sync_within(commands, None)
+    }
+
+    /// As [`push_sync`](Self::push_sync); waits for room no longer than `wait`
+    /// allows, if there is one.
+    #[inline(always)]
+    pub(super) fn push_sync_within(
+        &self,
+        commands: &[RawCommand],
+        mut wait: Option<&mut BoundedWait>,
+    ) -> Result<u64, QueueError> {
         const BATCH: usize = 16;
         let len = commands.len();
         if len < BATCH && (len as u64) < self.capacity() {
             let mut batch = [SYNC; BATCH];
             batch[..len].copy_from_slice(commands);
-            return self.insert(&batch[..=len], true, true);
+            return self.insert(&batch[..=len], true, true, wait);
         }
-        self.push(commands)?;
-        self.insert(&[SYNC], true, true)
+        self.push_within(commands, wait.as_deref_mut())?;
+        self.insert(&[SYNC], true, true, wait)
     }
 
     /// A ticket behind everything queued so far: of a new `CMD_SYNC`, or of the
@@ -273,14 +293,18 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
             // this one, as positions are handed out by one word in order.
             return Ok(place.position());
         }
-        self.insert(&[SYNC], true, true)
+        self.insert(&[SYNC], true, true, None)
     }
 
     #[cold]
-    fn push_long(&self, commands: &[RawCommand]) -> Result<u64, QueueError> {
+    fn push_long(
+        &self,
+        commands: &[RawCommand],
+        mut wait: Option<&mut BoundedWait>,
+    ) -> Result<u64, QueueError> {
         let mut end = 0;
         for batch in commands.chunks(self.capacity() as usize) {
-            end = self.insert(batch, false, false)?;
+            end = self.insert(batch, false, false, wait.as_deref_mut())?;
         }
         Ok(end)
     }
@@ -292,6 +316,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         commands: &[RawCommand],
         sync: bool,
         publish: bool,
+        mut wait: Option<&mut BoundedWait>,
     ) -> Result<u64, QueueError> {
         if cfg!(debug_assertions) {
             for command in commands {
@@ -316,7 +341,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
             if (place.position() + count).wrapping_sub(consumed) > self.capacity()
                 && !self.has(Flaw::NoRoomCheck)
             {
-                self.make_room(count)?;
+                self.make_room(count, wait.as_deref_mut())?;
                 place = Place(self.reserved.load(Ordering::Acquire));
                 continue;
             }
@@ -432,10 +457,12 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         }
     }
 
-    /// Waits until `count` positions are free (others may take them first).
+    /// Waits until `count` positions are free (others may take them first), as
+    /// long as `wait` allows, or else the configuration.
     #[cold]
-    fn make_room(&self, count: u64) -> Result<(), QueueError> {
-        let mut wait = BoundedWait::new(self.config.full_timeout);
+    fn make_room(&self, count: u64, wait: Option<&mut BoundedWait>) -> Result<(), QueueError> {
+        let mut own = BoundedWait::new(self.config.full_timeout);
+        let wait = wait.unwrap_or(&mut own);
         loop {
             self.flush_pending();
             self.update_consumed().map_err(QueueError::Stopped)?;
@@ -448,7 +475,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
             self.handle_errors();
             if !wait.again(&self.host) {
                 return Err(QueueError::Full {
-                    after: self.config.full_timeout,
+                    after: wait.timeout(),
                 });
             }
         }

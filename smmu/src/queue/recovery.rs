@@ -149,7 +149,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         loop {
             self.handle_errors();
             if self.safe_from.load(Ordering::Acquire) == u64::MAX {
-                self.heal();
+                self.heal(&mut wait);
             }
             if self.sync_done(ticket)? {
                 return Ok(());
@@ -302,9 +302,10 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
     }
 
     /// One step towards a sound state: queues the heal batch, or finds that it
-    /// has completed.
+    /// has completed. In a full queue the batch waits within the caller's own
+    /// time; if it gets in only in part, the next caller queues it again.
     #[cold]
-    fn heal(&self) {
+    fn heal(&self, wait: &mut BoundedWait) {
         let batch = {
             let Some(mut recovery) = self.recovery.try_lock() else {
                 return;
@@ -331,7 +332,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
                 _ => return,
             }
         };
-        let queued = self.push_sync(&batch);
+        let queued = self.push_sync_within(&batch, Some(wait));
         let mut recovery = self.recovery.lock();
         // Unless another command was lost meanwhile.
         if recovery.state == State::Queueing {

@@ -274,6 +274,48 @@ fn a11_a_lost_command_fails_later_syncs_until_it_is_made_up_for() {
     assert_eq!(queue.sync_wait(third, MS), Ok(()), "behind the heal batch");
 }
 
+/// The heal batch has to wait for room in a queue that nobody empties: as long
+/// as whoever waits for the sync, not as long as producers wait.
+#[test]
+fn bad_input_62_healing_a_full_queue_keeps_to_the_callers_time() {
+    let second = Timeout(1_000_000_000);
+    for lg2 in [0, 1, 2, 4] {
+        let (device, queue) = make_with(lg2, QEMU_NESTED, second);
+        queue.push(&[asid(1)]).unwrap();
+        let ticket = queue.sync_begin().unwrap();
+        device
+            .eager
+            .store(false, core::sync::atomic::Ordering::Relaxed);
+        // The next command is lost, and the device stands still behind it.
+        let met = device.take_executed().len() as u64;
+        device.doom(met, Fate::Illegal, 1);
+        for n in 0..queue.capacity() as u16 {
+            queue.push(&[asid(n)]).unwrap();
+        }
+        queue.poll_errors();
+        let full = queue.push(&[asid(9)]);
+        assert_eq!(full, Err(QueueError::Full { after: second }));
+        device.run(1);
+        queue.poll_errors();
+        let before = crate::SmmuHost::now(&*device).0;
+        assert_eq!(
+            queue.sync_wait(ticket, MS),
+            Err(WaitError::TimedOut { after: MS })
+        );
+        let took = crate::SmmuHost::now(&*device).0 - before;
+        assert!(took < 2 * MS.0, "2^{lg2}: {took} ns");
+        // It moves again: the queue recovers within a caller's time, too.
+        device
+            .eager
+            .store(true, core::sync::atomic::Ordering::Relaxed);
+        device.run(u64::MAX);
+        let lost = queue.sync_wait(ticket, MS);
+        assert_eq!(lost, Err(WaitError::Lost { code: 1 }), "2^{lg2}");
+        let ticket = queue.sync_begin().unwrap();
+        assert_eq!(queue.sync_wait(ticket, MS), Ok(()), "2^{lg2}");
+    }
+}
+
 #[test]
 fn bad_input_61_aborts_are_retried_and_atc_timeouts_lose_what_they_covered() {
     let (device, queue) = make(3);

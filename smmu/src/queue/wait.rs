@@ -21,6 +21,10 @@ impl BoundedWait {
         }
     }
 
+    pub(super) fn timeout(&self) -> Timeout {
+        self.timeout
+    }
+
     /// Waits a little. `false` once the time is up.
     #[cold]
     pub(super) fn again<H: SmmuHost>(&mut self, host: &H) -> bool {
