@@ -200,10 +200,23 @@ impl<H: SmmuHost, M: TableMemory> Smmu<H, M> {
     fn note_ats(&self, sid: u32, context: Option<u32>) {
         let Some(context) = context else { return };
         let mut ats = self.ats.lock();
-        if !ats.contains(&(context, sid)) {
-            ats.push((context, sid));
+        if let Err(place) = ats.binary_search(&(context, sid)) {
+            ats.insert(place, (context, sid));
         }
         self.ats_changed(&ats);
+    }
+
+    /// The next device behind `after` that keeps translations of a context. The
+    /// lock is not held from one to the next: between them lie commands that may
+    /// have to wait for room.
+    pub(super) fn next_ats(&self, context: u32, after: Option<u32>) -> Option<u32> {
+        let ats = self.ats.lock();
+        let at = match after {
+            None => ats.partition_point(|(number, _)| *number < context),
+            Some(sid) => ats.partition_point(|known| *known <= (context, sid)),
+        };
+        let (number, sid) = ats.get(at)?;
+        (*number == context).then_some(*sid)
     }
 
     /// The device no longer caches for any context but `keep`.

@@ -110,20 +110,19 @@ impl<H: SmmuHost, M: TableMemory> Smmu<H, M> {
         context: &SmmuContext,
         ranges: Option<&[TlbRange]>,
     ) -> Result<(), BackendError> {
-        let devices = self.ats.lock().clone();
-        let mut of_context = devices
-            .iter()
-            .filter(|(number, _)| *number == context.number)
-            .peekable();
-        if of_context.peek().is_none() {
+        // A device that is added behind the one in hand is told as well, or did
+        // not have its ATS on when the tables changed; one that is taken out
+        // has been told to forget everything.
+        let mut next = self.next_ats(context.number, None);
+        if next.is_none() {
             return Ok(());
         }
         self.commands.push_sync(&[])?;
-        for (_, sid) in of_context {
+        while let Some(sid) = next {
             for range in ranges.unwrap_or(&[]) {
                 let (address, size) = atc_span(range.iova, range.last_byte());
                 let command = Command::AtcInv {
-                    sid: *sid,
+                    sid,
                     ssid: None,
                     global: false,
                     address,
@@ -132,8 +131,9 @@ impl<H: SmmuHost, M: TableMemory> Smmu<H, M> {
                 self.push(&[command.encode()])?;
             }
             if ranges.is_none() {
-                self.push(&[whole_atc(*sid)])?;
+                self.push(&[whole_atc(sid)])?;
             }
+            next = self.next_ats(context.number, Some(sid));
         }
         Ok(())
     }

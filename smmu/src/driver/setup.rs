@@ -48,7 +48,8 @@ pub struct Smmu<H: SmmuHost, M: TableMemory> {
     pub(super) tables: Mutex<Tables<Arc<M>>>,
     pub(super) events: ManuallyDrop<Mutex<EventQueue<Arc<H>, Arc<M>>>>,
     pub(super) faults: Mutex<Faults>,
-    /// Streams that use ATS: (context, stream). `ats_count` is its length.
+    /// Streams that use ATS: (context, stream), sorted. `ats_count` is its
+    /// length.
     pub(super) ats: Mutex<Vec<(u32, u32)>>,
     pub(super) ats_count: AtomicU32,
 }

@@ -304,6 +304,60 @@ fn ats_devices_are_told_behind_the_smmu_and_forgotten_when_they_go() {
     );
 }
 
+/// Each device of the context is told of each range, none of another context,
+/// and none that has gone; and telling them takes no memory.
+#[test]
+fn ats_devices_of_one_context_are_all_told_without_taking_memory() {
+    let ids = IdRegisters {
+        idr0: QEMU_NESTED.idr0 | 1 << 10,
+        ..IDS
+    };
+    let (device, smmu) = make_with(ids, config());
+    let contexts = [0, 1, 2].map(|_| smmu.create_context(&stage1()).unwrap());
+    let mut streams = [vec![], vec![], vec![]];
+    for n in [7_u32, 3, 11, 0, 5, 9, 1, 14, 2] {
+        let to = n as usize % 3;
+        let target = StreamTarget::Context(contexts[to]);
+        smmu.attach(0x100 + n, target, AtsUse::Full).unwrap();
+        streams[to].push(0x100 + n);
+    }
+    let gone = streams[2].remove(1);
+    smmu.attach(gone, StreamTarget::Abort, AtsUse::Off).unwrap();
+    let two = [
+        range(0x8000, 0x4000, Some(3), true),
+        range(0x20_0000, 0x1000, Some(3), true),
+    ];
+    for (context, streams) in contexts.iter().zip(&mut streams) {
+        streams.sort_unstable();
+        for ranges in [Some(&two[..]), None] {
+            device.eager.store(false, Ordering::Relaxed);
+            device.take_executed();
+            let taken = allocations(|| match ranges {
+                Some(ranges) => smmu.invalidate(None, context, ranges).unwrap(),
+                None => smmu.invalidate_all(None, context).unwrap(),
+            });
+            assert_eq!(taken, 0);
+            let ticket = smmu.sync_begin(None).unwrap();
+            device.run(u64::MAX);
+            assert!(smmu.sync_wait(None, ticket, MS).is_ok());
+            device.eager.store(true, Ordering::Relaxed);
+            let told: Vec<_> = decoded(&device.take_executed(), &smmu)
+                .into_iter()
+                .filter_map(|command| match command {
+                    Command::AtcInv { sid, .. } => Some(sid),
+                    _ => None,
+                })
+                .collect();
+            let each = if ranges.is_some() { 2 } else { 1 };
+            let expected: Vec<_> = streams
+                .iter()
+                .flat_map(|sid| core::iter::repeat_n(*sid, each))
+                .collect();
+            assert_eq!(told, expected);
+        }
+    }
+}
+
 fn atc_of(sid: u32) -> Command {
     check_command(
         &super::backend::whole_atc(sid),
