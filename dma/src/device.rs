@@ -18,6 +18,18 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// Whether the device may read the buffer.
+    #[inline]
+    pub const fn device_reads(self) -> bool {
+        !matches!(self, Direction::FromDevice)
+    }
+
+    /// Whether the device may write the buffer.
+    #[inline]
+    pub const fn device_writes(self) -> bool {
+        !matches!(self, Direction::ToDevice)
+    }
+
     #[inline]
     const fn prot(self) -> Prot {
         match self {
@@ -56,7 +68,7 @@ impl DmaSegment {
 
 /// No segment is longer, so that sums of a few lengths fit into 64 bits. More
 /// than any page table can map.
-const LONGEST_SEGMENT: u64 = 1 << 62;
+pub(crate) const LONGEST_SEGMENT: u64 = 1 << 62;
 
 /// The limits of one device. The default has none but those of 64 bits.
 ///
@@ -162,6 +174,22 @@ impl Device {
     pub const fn coherent(mut self, coherent: bool) -> Self {
         self.coherent = coherent;
         self
+    }
+
+    /// Whether the device snoops the CPU's caches.
+    #[inline]
+    pub const fn is_coherent(&self) -> bool {
+        self.coherent
+    }
+
+    /// The same device with the limits of its address alone: for memory that is
+    /// not moved by descriptors.
+    pub(crate) const fn as_one_segment(&self) -> Self {
+        Device {
+            max_segment_bytes: LONGEST_SEGMENT,
+            boundary_mask: u64::MAX,
+            ..*self
+        }
     }
 
     #[inline]

@@ -1,6 +1,6 @@
 //! The domain: one I/O address space, and everything that belongs to it.
 
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, vec::Vec};
 use core::{convert::Infallible, fmt, mem::ManuallyDrop};
 
 use dmabench_flushq::{CountingBackend, FlushStats, Flushed, Late, TlbBackend};
@@ -12,7 +12,7 @@ use dmabench_pgtable::{
 use dmabench_platform::{
     CachePadded, Granule, Iova, SlotGuard, SlotSource, Slots, TimeNs, Timeout,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -459,7 +459,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         }
     }
 
-    fn live_mappings(&self) -> u64 {
+    pub(crate) fn live_mappings(&self) -> u64 {
         let sum = |which: fn(&Counters) -> &AtomicU64| -> u64 {
             self.counters
                 .iter()

@@ -50,10 +50,15 @@ extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
+pub mod bounce;
+mod caches;
+mod coherent;
 mod config;
 mod device;
 mod domain;
 mod error;
+mod held;
+mod link;
 mod map;
 mod mapping;
 mod parked;
@@ -62,8 +67,15 @@ pub mod policy;
 mod queues;
 mod reclaim;
 mod switch;
+mod merge;
+pub mod policy;
+pub mod premapped;
+mod reclaim;
+mod sync;
 mod unmap;
 
+pub use caches::{CacheOps, NoCacheOps};
+pub use coherent::{Coherent, CoherentError, OutsideBlock};
 pub use config::{ContextError, DomainConfig, DomainError, Mode};
 pub use device::{Device, DeviceError, Direction, DmaSegment, Segment};
 pub use domain::{DefaultSource, Domain, DomainStats};
@@ -73,3 +85,8 @@ pub use error::{
 pub use mapping::Mapping;
 pub use parked::{Parcel, ParkError, Parkable};
 pub use pipeline::Pending;
+pub use error::{CloseError, CloseReason, FlushError, MapError, Unfinished, UnmapError};
+pub use held::{NotUnmapped, NotUnmappedReason};
+pub use link::{LinkAllError, LinkError, Linking, NotLinked};
+pub use mapping::Mapping;
+pub use sync::{ListMapping, SyncError};

@@ -80,7 +80,9 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     /// Lets `device` reach a list of buffers. They get one range of I/O
     /// addresses, each segment on granules of its own, and are unmapped as one.
     /// `out[i]` becomes what the device must be told for `segments[i]`; its
-    /// content is unspecified after an error.
+    /// content is unspecified after an error. A segment that would cross the
+    /// device's boundary is moved behind it, if that helps.
+    /// [`map_sg_merged`](Self::map_sg_merged) needs fewer descriptors.
     ///
     /// # Errors
     ///
@@ -148,7 +150,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
                 | (end >> 62);
         }
         if wrong != 0 {
-            return Err(what_is_wrong::<F>(device, segments));
+            return self.map_sg_apart(slot, device, segments, out, direction);
         }
         let range = self.alloc(slot, end >> F::GRANULE.lg2(), device)?;
         let prot = device.prot(direction);
@@ -174,7 +176,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     }
 
     #[inline]
-    fn alloc(
+    pub(crate) fn alloc(
         &self,
         slot: &mut SlotGuard<'_>,
         pages: u64,
@@ -208,7 +210,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     }
 
     #[inline]
-    fn mapping(
+    pub(crate) fn mapping(
         &self,
         slot: &SlotGuard<'_>,
         range: Option<IovaRange>,
@@ -228,7 +230,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     /// may help; else the addresses go back, unused.
     #[cold]
     #[inline(never)]
-    fn map_again(
+    pub(crate) fn map_again(
         &self,
         slot: &mut SlotGuard<'_>,
         range: IovaRange,
@@ -267,7 +269,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     /// Passthrough: every segment where it is.
     #[cold]
     #[inline(never)]
-    fn pass_sg(
+    pub(crate) fn pass_sg(
         &self,
         slot: &SlotGuard<'_>,
         device: &Device,
@@ -306,30 +308,8 @@ fn check_reach(device: &Device, index: usize, segment: &Segment) -> Result<(), M
     Ok(())
 }
 
-/// The first thing that is wrong with a list; the checks of `map_sg` one by one.
 #[cold]
-#[inline(never)]
-fn what_is_wrong<F: Format>(device: &Device, segments: &[Segment]) -> MapError {
-    let mask = F::GRANULE.mask();
-    let mut end = 0_u64;
-    for (index, segment) in segments.iter().enumerate() {
-        if segment.len_bytes.wrapping_sub(1) >= device.max_segment_bytes {
-            return bad_length(segment, index, device);
-        }
-        let place = end + (segment.phys.0 & mask);
-        if device.crosses_boundary(place, segment.len_bytes) {
-            return crosses(index, device);
-        }
-        end = (place + segment.len_bytes + mask) & !mask;
-        if end >> 62 != 0 {
-            return MapError::TooLong;
-        }
-    }
-    MapError::TooLong
-}
-
-#[cold]
-fn bad_length(segment: &Segment, index: usize, device: &Device) -> MapError {
+pub(crate) fn bad_length(segment: &Segment, index: usize, device: &Device) -> MapError {
     if segment.len_bytes == 0 {
         MapError::EmptySegment { index }
     } else {
@@ -341,7 +321,7 @@ fn bad_length(segment: &Segment, index: usize, device: &Device) -> MapError {
 }
 
 #[cold]
-fn crosses(index: usize, device: &Device) -> MapError {
+pub(crate) fn crosses(index: usize, device: &Device) -> MapError {
     MapError::CrossesBoundary {
         index,
         boundary_bytes: device.boundary_mask.wrapping_add(1),

@@ -218,7 +218,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     }
 
     #[inline(never)]
-    fn unmap_strict_any(
+    pub(crate) fn unmap_strict_any(
         &self,
         slot: &mut SlotGuard<'_>,
         mut mapping: Mapping,

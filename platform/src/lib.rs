@@ -33,6 +33,7 @@ mod addr;
 mod clock;
 mod fence;
 mod granule;
+mod memory;
 mod slot;
 pub mod sync;
 
@@ -43,6 +44,7 @@ pub use clock::{Clock, TimeNs, Timeout, VirtualClock};
 pub use crossbeam_utils::CachePadded;
 pub use fence::Fences;
 pub use granule::Granule;
+pub use memory::{Block, BlockMemory, CpuMemory, HeapBlocks, MemoryError};
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub use slot::ThreadSlots;
 pub use slot::{

@@ -7,6 +7,8 @@
     reason = "each test program includes it and uses a part"
 )]
 
+pub mod host;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{

@@ -100,6 +100,7 @@
 mod backend;
 mod bytes;
 mod command;
+mod cpu_memory;
 mod device;
 mod memory;
 mod model;
