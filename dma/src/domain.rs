@@ -1,6 +1,6 @@
 //! The domain: one I/O address space, and everything that belongs to it.
 
-use alloc::{boxed::Box, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::{convert::Infallible, fmt, mem::ManuallyDrop};
 
 use dmabench_flushq::{CountingBackend, FlushStats, Flushed, Late, TlbBackend};
@@ -12,7 +12,7 @@ use dmabench_pgtable::{
 use dmabench_platform::{
     CachePadded, Granule, Iova, SlotGuard, SlotSource, Slots, TimeNs, Timeout,
     sync::{
-        Arc, Mutex,
+        Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };

@@ -7,7 +7,7 @@ use dmabench_flushq::{Late, TlbBackend};
 use dmabench_pgtable::{self as pgtable, Format, TableMemory};
 use dmabench_platform::{MemoryError, SlotSource};
 
-use crate::{Domain, Mapping, UnmapError, domain::ModeState, error::Unfinished};
+use crate::{Domain, Mapping, UnmapError, error::Unfinished};
 
 /// A request that took away nothing, or not everything, with what it was asked
 /// to take away. Ask again with [`mapping`](Self::mapping); it goes on where it
@@ -107,7 +107,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     /// Takes the device's access away and waits until that is complete, whatever
     /// the mode.
     pub(crate) fn unmap_now(&self, mapping: Mapping) -> Result<(), UnmapError> {
-        if matches!(self.mode, ModeState::Passthrough) || !core::ptr::eq(mapping.tag, self.tag) {
+        if self.mode.is_passthrough() || !core::ptr::eq(mapping.tag, self.tag) {
             // Nothing to wait for, or nothing of ours.
             return self.unmap(mapping);
         }
@@ -140,6 +140,8 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             Err(UnmapError::Tables { mapping, error }) => {
                 (Held::Mapped(mapping), NotUnmappedReason::Tables(error))
             }
+            // Of `complete` only. Dropped, it counts as a leaked mapping.
+            Err(UnmapError::StillPending(_)) => (Held::Gone, NotUnmappedReason::Reentered),
             Err(UnmapError::NotInvalidated(unfinished)) => {
                 let late = unfinished.late();
                 (

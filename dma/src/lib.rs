@@ -61,16 +61,14 @@ mod held;
 mod link;
 mod map;
 mod mapping;
+mod merge;
 mod parked;
 mod pipeline;
 pub mod policy;
+pub mod premapped;
 mod queues;
 mod reclaim;
 mod switch;
-mod merge;
-pub mod policy;
-pub mod premapped;
-mod reclaim;
 mod sync;
 mod unmap;
 
@@ -82,11 +80,9 @@ pub use domain::{DefaultSource, Domain, DomainStats};
 pub use error::{
     CloseError, CloseReason, FlushError, MapError, SwitchError, Unfinished, UnmapError,
 };
-pub use mapping::Mapping;
-pub use parked::{Parcel, ParkError, Parkable};
-pub use pipeline::Pending;
-pub use error::{CloseError, CloseReason, FlushError, MapError, Unfinished, UnmapError};
 pub use held::{NotUnmapped, NotUnmappedReason};
 pub use link::{LinkAllError, LinkError, Linking, NotLinked};
 pub use mapping::Mapping;
+pub use parked::{Parcel, ParkError, Parkable};
+pub use pipeline::Pending;
 pub use sync::{ListMapping, SyncError};

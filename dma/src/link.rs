@@ -11,7 +11,6 @@ use dmabench_platform::{Iova, PhysAddr, SlotGuard, SlotSource};
 
 use crate::{
     Device, Direction, Domain, MapError, Mapping, Segment,
-    domain::ModeState,
     map::{bad_length, crosses},
     mapping::DomainTag,
 };
@@ -190,7 +189,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             .enter_pinned(&pin)
             .map_err(|_| MapError::Reentered)?;
         let slot = &mut slot;
-        if matches!(self.mode, ModeState::Passthrough) {
+        if self.mode.is_passthrough() {
             return Ok(None);
         }
         let (range, offset) = self.reserve_one(slot, device, first, len_bytes)?;

@@ -10,7 +10,6 @@ use dmabench_platform::{Granule, Iova, PhysAddr, SlotGuard, SlotSource};
 
 use crate::{
     Device, Direction, DmaSegment, Domain, MapError, Mapping, Segment,
-    domain::ModeState,
     map::{bad_length, crosses},
 };
 
@@ -157,7 +156,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
                 needed: segments.len(),
             });
         };
-        if matches!(self.mode, ModeState::Passthrough) {
+        if self.mode.is_passthrough() {
             for (segment, out) in segments.iter().zip(out.iter_mut()) {
                 *out = DmaSegment {
                     addr: Iova(segment.phys.0),

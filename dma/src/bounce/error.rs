@@ -92,7 +92,7 @@ impl fmt::Display for BounceSetupReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BounceSetupReason::NotStrict => {
-                f.write_str("bouncing needs a domain in mode strict: make one")
+                f.write_str("bouncing needs a domain in a strict mode: make one")
             }
             BounceSetupReason::Pool { phys, len_bytes } => write!(
                 f,

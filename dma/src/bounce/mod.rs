@@ -60,7 +60,6 @@ pub use transfer::Bounced;
 use crate::{
     CacheOps, CloseError, CloseReason, Device, Direction, Domain, DomainStats, FlushError,
     NoCacheOps, NotUnmappedReason, Segment,
-    domain::ModeState,
     held::{Held, When},
 };
 use pool::Pool;
@@ -181,7 +180,10 @@ where
         domain: &Domain<B, S, F, M>,
         config: &BounceConfig,
     ) -> Result<(Option<Held>, Pool), BounceSetupReason> {
-        if !matches!(domain.mode, ModeState::Strict) {
+        if !matches!(
+            domain.mode(),
+            Mode::Strict | Mode::StrictBatched | Mode::StrictPipelined
+        ) {
             return Err(BounceSetupReason::NotStrict);
         }
         let memory = config.pool;

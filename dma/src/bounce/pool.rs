@@ -3,9 +3,11 @@
 //! addresses, at which the device finds it or, where slots are mapped one by
 //! one, at which it lies in memory.
 
+use alloc::sync::Arc;
+
 use dmabench_iova::{AllocError, AllocRequest, IovaConfig, IovaDomain, IovaRange};
 use dmabench_pgtable::Format;
-use dmabench_platform::{Granule, Iova, PhysAddr, SlotGuard, Slots, TimeNs, sync::Arc};
+use dmabench_platform::{Granule, Iova, PhysAddr, SlotGuard, Slots, TimeNs};
 
 use super::{BounceError, BounceSetupReason};
 use crate::{MapError, Segment};
