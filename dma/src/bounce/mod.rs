@@ -58,7 +58,7 @@ pub use error::{BounceError, BounceSetupError, BounceSetupReason};
 pub use transfer::Bounced;
 
 use crate::{
-    CacheOps, CloseError, CloseReason, Device, Direction, Domain, DomainStats, FlushError,
+    CacheOps, CloseError, CloseReason, Device, Direction, Domain, DomainStats, FlushError, Mode,
     NoCacheOps, NotUnmappedReason, Segment,
     held::{Held, When},
 };
