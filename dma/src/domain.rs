@@ -362,6 +362,17 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         }
     }
 
+    /// The lazy mode that goes with the domain's queue, if it has one: now, or
+    /// from an earlier time.
+    pub(crate) fn lazy_mode(&self) -> Option<Mode> {
+        self.mode.queue().map(Queues::mode)
+    }
+
+    /// Unmaps that wait for a flush.
+    pub(crate) fn queued(&self) -> u64 {
+        self.mode.queue().map_or(0, |queues| queues.figures().0)
+    }
+
     /// From strict to the lazy mode `to`, at once and under running I/O: unmaps
     /// that have begun finish strictly, later ones are lazy. Nothing happens if
     /// that is the mode already. Like Linux's change of a group from `DMA` to

@@ -3,7 +3,12 @@
 use alloc::sync::Arc;
 use core::fmt;
 
+use dmabench_flushq::TlbBackend;
+use dmabench_pgtable::{Format, TableMemory};
+use dmabench_platform::SlotSource;
+
 use super::DomainType;
+use crate::{Domain, FlushError, Mode, SwitchError};
 
 /// A domain whose strictness can be changed while devices use it.
 ///
@@ -51,3 +56,52 @@ impl<D: LiveDomain> LiveDomain for Arc<D> {
         (**self).tighten()
     }
 }
+
+/// A lazy mode of any kind is [`DomainType::DmaFq`]. Relaxed, a domain gets back
+/// the lazy mode it was in before, else [`Mode::lazy`].
+impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> LiveDomain for Domain<B, S, F, M> {
+    type Error = LiveError;
+
+    fn domain_type(&self) -> DomainType {
+        match self.mode() {
+            Mode::Passthrough => DomainType::Identity,
+            mode if mode.queue().is_some() => DomainType::DmaFq,
+            // Something may be left of a lazy mode: until a flush of it has
+            // succeeded, this is not yet strict.
+            _ if self.queued() != 0 => DomainType::DmaFq,
+            _ => DomainType::Dma,
+        }
+    }
+
+    fn relax(&self) -> Result<(), LiveError> {
+        let to = self.lazy_mode().unwrap_or(Mode::lazy());
+        Domain::relax(self, to).map_err(LiveError::Relax)
+    }
+
+    fn tighten(&self) -> Result<(), LiveError> {
+        let flushed = Domain::tighten(self);
+        flushed.map(drop).map_err(LiveError::Tighten)
+    }
+}
+
+/// Why a [`Domain`] did not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LiveError {
+    /// It is not lazy.
+    Relax(SwitchError),
+    /// Unmaps are strict from now on, unless the error is
+    /// [`FlushError::Reentered`], but what was unmapped before may be reachable.
+    Tighten(FlushError),
+}
+
+impl fmt::Display for LiveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LiveError::Relax(error) => error.fmt(f),
+            LiveError::Tighten(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for LiveError {}

@@ -9,15 +9,18 @@
 //! * [`Registry::write_type`] and [`Registry::read_type`] are Linux's
 //!   `/sys/kernel/iommu_groups/<id>/type`: its words, what it allows with a
 //!   driver bound, its error numbers.
-//! * [`LiveDomain`] carries a change out.
+//! * [`LiveDomain`] carries a change out; [`Domain`](crate::Domain) implements
+//!   it.
 //!
 //! ```
 //! use dmabench_dma::policy::{
 //!     Decision, DeviceId, DeviceInfo, DeviceVote, Entry, GroupId, InstanceId,
 //!     InstanceVote, MakeDomain, MatchTable, Registry, SystemDefaults,
 //! };
-//! use dmabench_dma::policy::{DomainType, LiveDomain};
-//! # use std::{cell::Cell, convert::Infallible};
+//! use dmabench_dma::{Domain, DomainConfig, DomainError, Mode};
+//! use dmabench_flushq::CountingBackend;
+//! use dmabench_platform::{Fences, Slots};
+//! use std::sync::Arc;
 //!
 //! // What is known about devices: the SD host of this board may be lazy.
 //! const TABLE: MatchTable<'static, DeviceVote> = match MatchTable::new(&[
@@ -27,32 +30,24 @@
 //!     Err(_) => panic!("a duplicate"),
 //! };
 //!
-//! // A handle to a domain.
-//! # #[derive(Debug)]
-//! struct Mine(Cell<DomainType>);
-//! impl LiveDomain for Mine {
-//!     // ...
-//! #   type Error = Infallible;
-//! #   fn domain_type(&self) -> DomainType { self.0.get() }
-//! #   fn relax(&self) -> Result<(), Infallible> { self.0.set(DomainType::DmaFq); Ok(()) }
-//! #   fn tighten(&self) -> Result<(), Infallible> { self.0.set(DomainType::Dma); Ok(()) }
-//! }
-//! struct Maker;
+//! struct Maker(Arc<Slots>);
 //! impl MakeDomain for Maker {
-//!     type Domain = Mine;
-//!     // ...
-//! #   type Error = Infallible;
-//! #   fn make_domain(
-//! #       &mut self,
-//! #       _: GroupId,
-//! #       decision: Decision,
-//! #       _: &[InstanceId],
-//! #   ) -> Result<Mine, Infallible> {
-//! #       Ok(Mine(Cell::new(decision.domain_type)))
-//! #   }
+//!     type Domain = Arc<Domain>;
+//!     type Error = DomainError;
+//!     fn make_domain(
+//!         &mut self,
+//!         _: GroupId,
+//!         decision: Decision,
+//!         _: &[InstanceId],
+//!     ) -> Result<Arc<Domain>, DomainError> {
+//!         let backend = CountingBackend::new(&self.0);
+//!         let config = DomainConfig::new(decision.mode());
+//!         Domain::new(config, self.0.clone(), backend, ()).map(Arc::new)
+//!     }
 //! }
 //!
-//! let mut registry = Registry::new(SystemDefaults::default(), Maker);
+//! let slots = Arc::new(Slots::new(8, Fences::detect())?);
+//! let mut registry = Registry::new(SystemDefaults::default(), Maker(slots));
 //! // The device comes before its SMMU.
 //! let (card, smmu) = (DeviceId(7), InstanceId(1));
 //! let vote = TABLE.lookup(["qcom,sc7180-sdhci", "qcom,sdhci-msm-v5"]);
@@ -67,7 +62,7 @@
 //! assert_eq!(registry.read_type(group), Some("DMA-FQ"));
 //! let (domain, decision) = registry.bind(card)?;
 //! assert_eq!(decision, Decision::LAZY);
-//! assert_eq!(domain.domain_type(), DomainType::DmaFq);
+//! assert_eq!(domain.mode(), Mode::lazy());
 //! // With a driver bound, nothing but `DMA` to `DMA-FQ` is possible.
 //! assert_eq!(registry.write_type(group, b"DMA\n").unwrap_err().errno(), 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -84,7 +79,7 @@ pub use decide::{
     Decision, DeviceVote, InstanceVote, Refusal, Strictness, SystemDefaults, Translation, admit,
     decide,
 };
-pub use live::LiveDomain;
+pub use live::{LiveDomain, LiveError};
 pub use registry::{
     AddError, BindError, DeviceId, DeviceInfo, GroupId, InstanceError, InstanceId, MakeDomain,
     Registry, RemoveError, TightenError, UnbindError, WriteError,

@@ -1,5 +1,8 @@
 //! The policy through its public interface.
 
+#[path = "../common/mod.rs"]
+mod common;
+mod domain;
 mod mock;
 mod orders;
 mod registry;
