@@ -17,9 +17,11 @@ pub enum Mode {
     /// Each unmap invalidates and waits; when it returns, the device cannot
     /// reach the buffer (S1 to S3). Linux: `DMA`.
     Strict,
-    /// Strict, for owners that see several completions at once: one invalidation
-    /// and one sync for all of them. A single [`unmap`](crate::Domain::unmap) is
-    /// as in `Strict`.
+    /// Strict, for owners that see several completions at once: one sync and a few
+    /// invalidations for all of them
+    /// ([`Domain::unmap_batch`](crate::Domain::unmap_batch)), contiguous addresses
+    /// for what is mapped together ([`Window`](crate::Window)). A single
+    /// [`unmap`](crate::Domain::unmap) is as in `Strict`.
     StrictBatched,
     /// Strict, for owners that have the next request ready: the sync of one
     /// request overlaps with the transfer of the next

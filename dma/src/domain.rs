@@ -500,6 +500,12 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         bump(&self.counters(slot).unmapped);
     }
 
+    pub(crate) fn count_unmapped_many(&self, slot: &SlotGuard<'_>, count: u64) {
+        let unmapped = &self.counters(slot).unmapped;
+        // As in `bump`.
+        unmapped.store(unmapped.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+    }
+
     /// Gives back the tables a completed flush has covered.
     pub(crate) fn release_extra(
         &self,

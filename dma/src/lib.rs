@@ -50,6 +50,7 @@ extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
+mod batch;
 pub mod bounce;
 mod caches;
 mod coherent;
@@ -71,7 +72,9 @@ mod reclaim;
 mod switch;
 mod sync;
 mod unmap;
+mod window;
 
+pub use batch::{Batch, BatchError};
 pub use caches::{CacheOps, NoCacheOps};
 pub use coherent::{Coherent, CoherentError, OutsideBlock};
 pub use config::{ContextError, DomainConfig, DomainError, Mode};
@@ -86,3 +89,4 @@ pub use mapping::Mapping;
 pub use parked::{Parcel, ParkError, Parkable};
 pub use pipeline::Pending;
 pub use sync::{ListMapping, SyncError};
+pub use window::Window;

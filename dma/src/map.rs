@@ -95,6 +95,22 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         out: &mut [DmaSegment],
         direction: Direction,
     ) -> Result<Mapping, MapError> {
+        self.map_list::<true>(device, segments, out, direction, |slot, pages| {
+            self.alloc(slot, pages, device)
+        })
+    }
+
+    /// [`map_sg`](Self::map_sg) at addresses that `alloc` gives. `SHORT`: a list
+    /// of one is mapped as a buffer, at addresses of its own.
+    #[inline(always)]
+    pub(crate) fn map_list<const SHORT: bool>(
+        &self,
+        device: &Device,
+        segments: &[Segment],
+        out: &mut [DmaSegment],
+        direction: Direction,
+        alloc: impl FnOnce(&mut SlotGuard<'_>, u64) -> Result<IovaRange, MapError>,
+    ) -> Result<Mapping, MapError> {
         // SAFETY: dropped at the end of this function.
         let pin = unsafe { self.source.pin_for_call() };
         let mut slot = match self.slots.enter_pinned(&pin) {
@@ -119,7 +135,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         if self.mode.is_passthrough() {
             return self.pass_sg(slot, device, segments, out);
         }
-        if let ([segment], [out]) = (segments, &mut *out) {
+        if SHORT && let ([segment], [out]) = (segments, &mut *out) {
             let mapping = self.map_single(slot, device, *segment, direction)?;
             *out = DmaSegment {
                 addr: mapping.addr(),
@@ -152,7 +168,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         if wrong != 0 {
             return self.map_sg_apart(slot, device, segments, out, direction);
         }
-        let range = self.alloc(slot, end >> F::GRANULE.lg2(), device)?;
+        let range = alloc(slot, end >> F::GRANULE.lg2())?;
         let prot = device.prot(direction);
         let map = |slot: &SlotGuard<'_>, iova| {
             let pieces = segments.iter().map(|segment| {

@@ -426,7 +426,7 @@ impl IovaDomain {
 /// The class of a size: the base-2 logarithm, rounded up; at least `CLASSES`
 /// for 0 and for sizes that no space has.
 #[inline(always)]
-fn class_of(size_pages: u64) -> u32 {
+pub(crate) fn class_of(size_pages: u64) -> u32 {
     u64::BITS - size_pages.wrapping_sub(1).leading_zeros()
 }
 

@@ -51,6 +51,7 @@ mod range;
 mod raw;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
+mod split;
 mod trim;
 
 pub use config::{Align, AllocRequest, CachedSizes, IovaConfig, Policy};

@@ -76,6 +76,16 @@ impl<P> Gather<P> {
         !self.tables.is_empty()
     }
 
+    /// Something to hold things in, for a gather that holds nothing yet: a vector
+    /// with room. Says whether it was taken.
+    pub fn hold_in(&mut self, empty: P) -> bool {
+        let unused = self.is_empty();
+        if unused {
+            self.payload = empty;
+        }
+        unused
+    }
+
     /// A look at what is held back. (Not `&mut`: it must not get out.)
     #[inline]
     pub fn payload(&self) -> &P {

@@ -207,11 +207,11 @@ impl<P> Complete<Gather<P>> {
     }
 }
 
-impl<P> Complete<&mut Gather<Option<P>>> {
+impl<P: Default> Complete<&mut Gather<P>> {
     /// What was held back.
     #[inline]
-    pub fn take_payload(&mut self) -> Option<P> {
-        self.gather.payload.take()
+    pub fn take_payload(&mut self) -> P {
+        core::mem::take(&mut self.gather.payload)
     }
 }
 

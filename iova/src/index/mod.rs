@@ -101,6 +101,11 @@ const MAX_HEIGHT: usize = 9;
 /// Base-2 logarithm of the pages a node of height 1 stands for.
 const LEAF_LG2: u32 = 12;
 
+/// Ranges of up to so many pages (the base-2 logarithm of it), aligned to that,
+/// may be given back in other portions than they were taken in: they lie in one
+/// leaf, which has its node for as long as one of its pages is taken.
+pub(crate) const PORTIONS_LG2: u32 = LEAF_LG2 - 1;
+
 /// The free-space index. Pages are absolute: address / granule.
 pub(crate) struct Index {
     root: NonNull<Node>,
@@ -218,8 +223,8 @@ impl Index {
         Ok(())
     }
 
-    /// Gives back `size` pages from `start` on, which were taken as one range
-    /// (or, within 64 aligned pages, as part of one).
+    /// Gives back `size` pages from `start` on, which were taken as one range (or,
+    /// within [`PORTIONS_LG2`] aligned pages, in other portions).
     #[inline(always)]
     pub(crate) fn free(&mut self, start: u64, size: u64) {
         if in_one_leaf(start, size) {
