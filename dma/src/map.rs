@@ -95,7 +95,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         out: &mut [DmaSegment],
         direction: Direction,
     ) -> Result<Mapping, MapError> {
-        self.map_list::<true>(device, segments, out, direction, |slot, pages| {
+        self.map_segments::<true>(device, segments, out, direction, |slot, pages| {
             self.alloc(slot, pages, device)
         })
     }
@@ -103,7 +103,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     /// [`map_sg`](Self::map_sg) at addresses that `alloc` gives. `SHORT`: a list
     /// of one is mapped as a buffer, at addresses of its own.
     #[inline(always)]
-    pub(crate) fn map_list<const SHORT: bool>(
+    pub(crate) fn map_segments<const SHORT: bool>(
         &self,
         device: &Device,
         segments: &[Segment],

@@ -137,7 +137,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         out: &mut [DmaSegment],
         direction: Direction,
     ) -> Result<Mapping, MapError> {
-        self.map_list::<false>(device, segments, out, direction, |slot, pages| {
+        self.map_segments::<false>(device, segments, out, direction, |slot, pages| {
             self.alloc_in(slot, window, pages, device)
         })
     }
