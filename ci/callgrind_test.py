@@ -41,6 +41,16 @@ class Gate(unittest.TestCase):
         shut, text = self.shut({"a": 1000}, {"a": 2000}, {**HEADER, "valgrind": "other"})
         self.assertTrue(shut)
 
+    def test_a_breakdown_must_add_up(self):
+        def wrong(whole, built):
+            counts = {"m.whole.x": whole, "m.built_4_invalidation.x": built, "m.whole.y": 1}
+            return callgrind.breakdowns(counts)
+
+        self.assertEqual(wrong(1000, 1000), [])
+        self.assertEqual(wrong(1000, 750), [])
+        self.assertTrue(wrong(1000, 749))
+        self.assertTrue(wrong(1000, 1001))
+
     def test_files_read_back_and_need_a_reason(self):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "baseline")

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::{
+    breakdown::{self, BreakdownError},
     cli::{Cli, Command, RunOptions, ShapeOptions},
     map::{self, MapError},
     report::{self, Report, ReportError},
@@ -71,6 +72,8 @@ pub enum AppError {
     },
     /// `map` cannot be done as asked for.
     Map(MapError),
+    /// `breakdown` cannot be done as asked for.
+    Breakdown(BreakdownError),
     /// The result cannot be printed.
     Output(io::Error),
 }
@@ -82,6 +85,7 @@ impl fmt::Display for AppError {
             AppError::Report(error) => error.fmt(f),
             AppError::Run(error) => error.fmt(f),
             AppError::Map(error) => error.fmt(f),
+            AppError::Breakdown(error) => error.fmt(f),
             AppError::NoWorkload { wanted, known } => write!(
                 f,
                 "no workload's name contains {}; there are: {}",
@@ -121,6 +125,12 @@ impl From<ReportError> for AppError {
 impl From<MapError> for AppError {
     fn from(error: MapError) -> Self {
         AppError::Map(error)
+    }
+}
+
+impl From<BreakdownError> for AppError {
+    fn from(error: BreakdownError) -> Self {
+        AppError::Breakdown(error)
     }
 }
 
@@ -181,13 +191,18 @@ pub fn main(cli: &Cli, command_line: Vec<String>) -> Result<u8, AppError> {
         Command::Map(args) => {
             let found = map::run(args, options, &INTERRUPTED)?;
             print_json_or(&found, options)?;
-            Ok(if found.interrupted {
-                EXIT_INTERRUPTED
-            } else {
-                0
-            })
+            Ok(exit_code(found.interrupted))
+        }
+        Command::Breakdown(args) => {
+            let found = breakdown::run(args, options, &INTERRUPTED)?;
+            print_json_or(&found, options)?;
+            Ok(exit_code(found.interrupted))
         }
     }
+}
+
+fn exit_code(interrupted: bool) -> u8 {
+    if interrupted { EXIT_INTERRUPTED } else { 0 }
 }
 
 /// Judges each of the other runs by the first.
@@ -333,14 +348,7 @@ fn execute(
     let (started, begun) = (SystemTime::now(), Instant::now());
     warn_of_damage(&workloads);
 
-    let plan = Plan {
-        modes: options.modes(),
-        requests_min: options.requests_min(),
-        flush_queue_entries: options.queue_entries,
-        flush_timeout_ns: options.flush_timeout_ms * 1_000_000,
-        profile: options.profile.clone(),
-        ..Plan::default()
-    };
+    let plan = Plan::of(options, &options.modes());
     let bar = progress_bar(plan.units(&workloads));
     let found = run::all(&workloads, &plan, &|| bar.inc(1), &INTERRUPTED)?;
     bar.finish_and_clear();
@@ -372,11 +380,7 @@ fn execute(
         return Ok(EXIT_INTERRUPTED);
     }
     show(&report, options)?;
-    Ok(if found.interrupted {
-        EXIT_INTERRUPTED
-    } else {
-        0
-    })
+    Ok(exit_code(found.interrupted))
 }
 
 /// Writes the files of a report and prints it.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
+    breakdown::BreakdownArgs,
     map::MapArgs,
     model::{self, HardwareProfile},
     scenario::Scenario,
@@ -57,6 +58,8 @@ pub enum Command {
     },
     /// Time map and unmap calls as Linux's dma_map_benchmark does, and more
     Map(MapArgs),
+    /// Show where the time of a request goes: alloc, page table, find, free, invalidate, other
+    Breakdown(BreakdownArgs),
     /// Print the table of an earlier run and write its page again; of several, compare each with
     /// the first
     Report {

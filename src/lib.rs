@@ -5,6 +5,7 @@
 //! found and how it is shown.
 
 pub mod app;
+pub mod breakdown;
 pub mod cli;
 pub mod hdr_log;
 pub mod map;

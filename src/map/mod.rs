@@ -247,12 +247,7 @@ pub fn run(
     let device = Device::new()
         .mask_bits(args.bits as u32)
         .map_err(MapError::Device)?;
-    let plan = Plan {
-        modes: options.modes_or(&[ModeArg::Strict]),
-        flush_queue_entries: options.queue_entries,
-        flush_timeout_ns: options.flush_timeout_ms * 1_000_000,
-        ..Plan::default()
-    };
+    let plan = Plan::of(options, &[ModeArg::Strict]);
     let streams = args.pairs.map_or(args.threads as u64, u64::from);
     // A pair's mapper hands over at once; the depth is that of the channel.
     let depth = args.pairs.map_or(args.depth, |_| 1);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    cli::ModeArg,
+    cli::{ModeArg, RunOptions},
     model::{self, HardwareProfile, StorageDevice},
     report,
     workload::Workload,
@@ -41,6 +41,18 @@ impl Default for Plan {
 }
 
 impl Plan {
+    /// As the command line says; in `modes` where it names none.
+    pub fn of(options: &RunOptions, modes: &[ModeArg]) -> Self {
+        Plan {
+            modes: options.modes_or(modes),
+            requests_min: options.requests_min(),
+            flush_queue_entries: options.queue_entries,
+            flush_timeout_ns: options.flush_timeout_ms * 1_000_000,
+            profile: options.profile.clone(),
+            ..Plan::default()
+        }
+    }
+
     /// Steps of a progress bar: an exposure run and a timing run each.
     pub fn units(&self, workloads: &[Workload]) -> u64 {
         2 * (self.modes.len() * workloads.len()) as u64
