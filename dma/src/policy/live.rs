@@ -5,10 +5,10 @@ use core::fmt;
 
 use dmabench_flushq::TlbBackend;
 use dmabench_pgtable::{Format, TableMemory};
-use dmabench_platform::SlotSource;
+use dmabench_platform::{CpuMemory, SlotSource};
 
 use super::DomainType;
-use crate::{Domain, FlushError, Mode, SwitchError};
+use crate::{CacheOps, Domain, FlushError, Mode, SwitchError, bounce::BounceDomain};
 
 /// A domain whose strictness can be changed while devices use it.
 ///
@@ -84,7 +84,33 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> LiveDomain for Dom
     }
 }
 
-/// Why a [`Domain`] did not change.
+/// Always strict: it was made of a strict domain, and gives no way to relax it
+/// (U1, U2).
+impl<B, S, F, M, H, C> LiveDomain for BounceDomain<B, S, F, M, H, C>
+where
+    B: TlbBackend,
+    S: SlotSource,
+    F: Format,
+    M: TableMemory,
+    H: CpuMemory,
+    C: CacheOps,
+{
+    type Error = LiveError;
+
+    fn domain_type(&self) -> DomainType {
+        DomainType::Dma
+    }
+
+    fn relax(&self) -> Result<(), LiveError> {
+        Err(LiveError::Bounced)
+    }
+
+    fn tighten(&self) -> Result<(), LiveError> {
+        Ok(())
+    }
+}
+
+/// Why a domain did not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LiveError {
@@ -93,6 +119,8 @@ pub enum LiveError {
     /// Unmaps are strict from now on, unless the error is
     /// [`FlushError::Reentered`], but what was unmapped before may be reachable.
     Tighten(FlushError),
+    /// A domain that bounces is never relaxed.
+    Bounced,
 }
 
 impl fmt::Display for LiveError {
@@ -100,6 +128,9 @@ impl fmt::Display for LiveError {
         match self {
             LiveError::Relax(error) => error.fmt(f),
             LiveError::Tighten(error) => error.fmt(f),
+            LiveError::Bounced => {
+                f.write_str("a domain with bounce pages stays strict: its devices are not trusted")
+            }
         }
     }
 }

@@ -107,6 +107,11 @@ impl<M: MakeDomain> Registry<M> {
         }
     }
 
+    /// What makes the domains.
+    pub fn maker(&self) -> &M {
+        &self.maker
+    }
+
     /// The firmware's description has been walked: every device it names has
     /// been added. Settles all groups whose SMMUs are there. A second call does
     /// nothing.
