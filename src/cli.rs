@@ -42,9 +42,9 @@ pub struct Cli {
 pub enum Command {
     /// Run the shipped traces and the generated workloads in every mode
     Compare(ShapeOptions),
-    /// Run your own traces (Linux ftrace text, plain or gzip) in every mode
+    /// Run your own traces (Linux ftrace, blkparse or fio iolog; plain, gzip or zstd) in every mode
     Replay {
-        /// Files with the text of /sys/kernel/tracing/trace, or of `trace-cmd report`
+        /// Files with the text of /sys/kernel/tracing/trace, of `trace-cmd report` or of `blkparse`, or iologs
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },

@@ -133,8 +133,9 @@ fn binary_junk_is_refused() {
     );
     bench.refused(
         &bench.file("t.zst", &[0x28, 0xb5, 0x2f, 0xfd, 0]),
-        &["zstd -d"],
+        &["not a whole zstd file"],
     );
+    bench.refused(&bench.file("t.xz", b"\xfd7zXZ\0"), &["xz -dk"]);
     bench.refused(
         &bench.file("t.gz", &[0x1f, 0x8b, 8, 0, 0, 0]),
         &["not a whole gzip file"],

@@ -10,7 +10,7 @@ use dmabench::{
 };
 use libfuzzer_sys::fuzz_target;
 
-/// Fields that are right but for their numbers (@ I/O virtual address, # physical
+/// Fields of an ftrace that are right but for their numbers (@ I/O virtual address, # physical
 /// address, % size): bytes alone take hours to find
 /// the first event.
 const EVENTS: [&str; 8] = [
@@ -23,6 +23,38 @@ const EVENTS: [&str; 8] = [
     "dma_unmap_sg: e dir=FROM_DEVICE phys_addrs={#,@} attrs=",
     "block_rq_issue: 1,0 W % () 8 + 8",
 ];
+
+/// Lines of `blkparse`: action, RWBS, sector and sectors from four bytes.
+fn blkparse(data: &[u8]) -> Vec<u8> {
+    const ACTIONS: [&str; 6] = ["D", "D", "C", "C", "R", "Q"];
+    const RWBS: [&str; 6] = ["R", "W", "FWFS", "D", "FN", "RA"];
+    let mut text = String::new();
+    for (number, quad) in data.chunks_exact(4).enumerate() {
+        let action = ACTIONS[usize::from(quad[0] % 6)];
+        let rwbs = RWBS[usize::from(quad[1] % 6)];
+        let (device, sector) = (quad[1] >> 7, u64::from(quad[2]) * 8);
+        let sectors = u64::from(quad[3]) * u64::from(quad[3]);
+        text +=
+            &format!("8,{device} 0 1 0.{number:09} 1 {action} {rwbs} {sector} + {sectors} [x]\n");
+    }
+    text.into_bytes()
+}
+
+/// An iolog of either version: action, time, offset and length from four bytes.
+fn iolog(data: &[u8]) -> Vec<u8> {
+    const ACTIONS: [&str; 6] = ["read", "write", "wait", "sync", "trim", "close"];
+    let version = 2 + data.first().map_or(0, |b| b % 2);
+    let mut text = format!("fio version {version} iolog\n");
+    for quad in data.chunks_exact(4) {
+        let action = ACTIONS[usize::from(quad[0] % 6)];
+        let (offset, length) = (u64::from(quad[2]) * 512, u64::from(quad[3]).pow(2) * 100);
+        if version == 3 {
+            text += &format!("{} ", u64::from(quad[1]) * 10);
+        }
+        text += &format!("f {action} {offset} {length}\n");
+    }
+    text.into_bytes()
+}
 
 /// A trace of well-formed lines: four bytes each.
 fn lines(data: &[u8]) -> Vec<u8> {
@@ -49,7 +81,14 @@ fuzz_target!(|data: &[u8]| {
     let made;
     let data = match data {
         [first, rest @ ..] if first % 2 == 1 => {
-            made = lines(rest);
+            made = match first >> 1 & 7 {
+                0 | 1 => blkparse(rest),
+                2 | 3 => iolog(rest),
+                // The first bytes of Zstandard data, and a first line.
+                4 => [&[0x28, 0xb5, 0x2f, 0xfd][..], rest].concat(),
+                5 => [&b"fio version 3 iolog\n"[..], rest].concat(),
+                _ => lines(rest),
+            };
             &made[..]
         }
         _ => data,

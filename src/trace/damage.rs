@@ -26,6 +26,8 @@ pub enum Reason {
     TooLarge,
     /// A direction other than `TO_DEVICE`, `FROM_DEVICE` and `BIDIRECTIONAL`.
     Direction,
+    /// An action that an iolog does not have: the line was cut.
+    Action,
     /// More devices than the tool keeps apart.
     TooManyDevices,
     /// A line longer than any the kernel prints.
@@ -55,6 +57,7 @@ impl fmt::Display for Reason {
             Reason::AddressRange => f.write_str("an address lies outside the address space"),
             Reason::TooLarge => f.write_str("one mapping of more than 1 GiB"),
             Reason::Direction => f.write_str("unknown direction"),
+            Reason::Action => f.write_str("unknown action (line cut?)"),
             Reason::TooManyDevices => write!(f, "more than {} devices", Self::MAX_DEVICES),
             Reason::LineTooLong => f.write_str("the line is longer than any the kernel prints"),
             Reason::Compression => f.write_str("the compressed data ends early or is damaged"),
@@ -90,7 +93,7 @@ pub enum TraceError {
     TraceDat(PathBuf),
     /// The binary format of `perf record`.
     PerfData(PathBuf),
-    /// Compressed with something else than gzip.
+    /// Compressed with something else than gzip or Zstandard.
     Compressed {
         /// The file.
         path: PathBuf,
@@ -105,6 +108,24 @@ pub enum TraceError {
         path: PathBuf,
         /// What the decoder said.
         error: std::io::Error,
+    },
+    /// Zstandard data that gives nothing.
+    Zstd {
+        /// The file.
+        path: PathBuf,
+        /// What the decoder said.
+        error: std::io::Error,
+    },
+    /// The binary format of blktrace.
+    Blktrace(PathBuf),
+    /// A fio iolog of a version that is not read.
+    IologVersion(PathBuf),
+    /// A block trace from which no mappings can be made.
+    NoRequests {
+        /// The file.
+        path: PathBuf,
+        /// What it does not have.
+        missing: &'static str,
     },
     /// Text, but no line of it is of the ftrace form.
     NotFtrace(PathBuf),
@@ -166,9 +187,29 @@ impl fmt::Display for TraceError {
                 "{} is not a whole gzip file ({error}): copy it again",
                 path.display()
             ),
+            TraceError::Zstd { path, error } => write!(
+                f,
+                "{} is not a whole zstd file ({error}): copy it again",
+                path.display()
+            ),
+            TraceError::Blktrace(path) => write!(
+                f,
+                "{} is a binary blktrace: turn it into text with `blkparse -i NAME > trace.txt`, NAME without .blktrace.N",
+                path.display()
+            ),
+            TraceError::IologVersion(path) => write!(
+                f,
+                "{} is a fio iolog of an unknown version: give one of version 2 or 3 (`fio --write_iolog`)",
+                path.display()
+            ),
+            TraceError::NoRequests { path, missing } => write!(
+                f,
+                "{} has no {missing}: record with `blktrace -a issue -a complete -a requeue`, or write an iolog of a job that reads or writes",
+                path.display()
+            ),
             TraceError::NotFtrace(path) => write!(
                 f,
-                "{} has no line of the ftrace form: give the text of /sys/kernel/tracing/trace or of `trace-cmd report`",
+                "{} has no line of the ftrace form, nor is it blkparse text or a fio iolog: give the text of /sys/kernel/tracing/trace or of `trace-cmd report`",
                 path.display()
             ),
             TraceError::NoDmaEvents { path, other_lines } => write!(

@@ -1,10 +1,13 @@
-//! Linux ftrace text to a [`Workload`].
+//! Traces to a [`Workload`]: Linux ftrace text, the text of `blkparse`, fio's
+//! iologs; plain, gzip or Zstandard. Which it is the content says, not the name.
 //!
-//! `line` finds the frame of a line, `event` reads the fields of the events
+//! Of an ftrace `line` finds the frame of a line, `event` reads the fields of the events
 //! that matter, `parse` does so for a whole file in parallel, `rebuild`
-//! turns events into requests, each mapped once and unmapped once. Any bytes
+//! turns events into requests, each mapped once and unmapped once. `block` makes
+//! requests out of block traces, which have no mappings of their own. Any bytes
 //! give a trace or an error; a damaged line costs that line only.
 
+mod block;
 mod damage;
 mod event;
 mod line;
@@ -13,6 +16,7 @@ mod rebuild;
 mod scan;
 pub mod shipped;
 mod source;
+mod zstd;
 
 use std::path::Path;
 
@@ -23,7 +27,7 @@ use crate::{
     workload::Workload,
 };
 use parse::Log;
-use source::Format;
+use source::{Packing, Reading};
 
 /// How to read a trace.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,15 +36,16 @@ pub struct Options {
     pub strict: bool,
 }
 
-/// Reads the trace at `path`, plain or gzip.
+/// Reads the trace at `path`: ftrace, blkparse or fio iolog; plain, gzip or
+/// Zstandard.
 ///
 /// # Errors
 ///
-/// A file that cannot be read, is not an ftrace text or holds no mappings; with
+/// A file that cannot be read, is of no known form or holds no mappings; with
 /// [`Options::strict`], the first damaged line.
 pub fn read_file(path: &Path, options: Options) -> Result<Workload, TraceError> {
-    let (log, format) = source::read_file(path)?;
-    workload(log, format, path, "recorded by the user", options)
+    let (reading, packing) = source::read_file(path)?;
+    workload(reading, packing, path, "recorded by the user", options)
 }
 
 /// As [`read_file`], for content already in memory; `path` names it in messages
@@ -55,18 +60,21 @@ pub fn read_bytes(
     provenance: &str,
     options: Options,
 ) -> Result<Workload, TraceError> {
-    let (log, format) = source::read_bytes(bytes, path)?;
-    workload(log, format, path, provenance, options)
+    let (reading, packing) = source::read_bytes(bytes, path)?;
+    workload(reading, packing, path, provenance, options)
 }
 
 fn workload(
-    log: Log,
-    format: Format,
+    reading: Reading,
+    packing: Packing,
     path: &Path,
     provenance: &str,
     options: Options,
 ) -> Result<Workload, TraceError> {
-    let counts = &log.counts;
+    let counts = match &reading {
+        Reading::Ftrace(log) => &log.counts,
+        Reading::Block(log) => &log.counts,
+    };
     if options.strict
         && let Some(&damage) = counts.damage.first()
     {
@@ -75,6 +83,40 @@ fn workload(
             damage,
         });
     }
+    let damaged_examples = (counts.damage.iter())
+        .map(|d| format!("{}:{}: {}", path.display(), d.line, d.reason))
+        .collect();
+    let source = |form: &str| Source::Trace {
+        path: path.display().to_string(),
+        format: match packing {
+            Packing::Plain => form.to_owned(),
+            Packing::Gzip => format!("{form}, gzip"),
+            Packing::Zstd => format!("{form}, zstd"),
+        },
+        provenance: provenance.to_owned(),
+    };
+    match reading {
+        Reading::Ftrace(log) => ftrace(log, path, source("ftrace"), damaged_examples),
+        Reading::Block(log) => {
+            if let Some(missing) = log.missing() {
+                return Err(TraceError::NoRequests {
+                    path: path.to_owned(),
+                    missing,
+                });
+            }
+            let source = source(log.form_name());
+            Ok(log.into_workload(name_of(path), source, damaged_examples))
+        }
+    }
+}
+
+fn ftrace(
+    log: Log,
+    path: &Path,
+    source: Source,
+    damaged_examples: Vec<String>,
+) -> Result<Workload, TraceError> {
+    let counts = &log.counts;
     if counts.framed == 0 {
         return Err(TraceError::NotFtrace(path.to_owned()));
     }
@@ -91,24 +133,13 @@ fn workload(
         events: counts.events,
         unknown_lines: counts.unknown,
         damaged_lines: counts.damaged,
-        damaged_examples: (counts.damage.iter())
-            .map(|d| format!("{}:{}: {}", path.display(), d.line, d.reason))
-            .collect(),
+        damaged_examples,
         lost_events: counts.lost_events,
         truncated_lists: counts.truncated,
         unmatched_unmaps: rebuilt.unmatched_unmaps,
         left_mapped: rebuilt.left_mapped,
         devices: log.devices.0.clone(),
         cpus: counts.cpus.len() as u64,
-    };
-    let format = match format {
-        Format::Text => "ftrace",
-        Format::Gzip => "ftrace, gzip",
-    };
-    let source = Source::Trace {
-        path: path.display().to_string(),
-        format: format.to_owned(),
-        provenance: provenance.to_owned(),
     };
     Ok(rebuilt.into_workload(name_of(path), source, parse, log.devices.0))
 }
@@ -117,7 +148,9 @@ fn workload(
 fn name_of(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
     let name = name.to_string_lossy();
-    let name = name.strip_suffix(".gz").unwrap_or(&name);
-    let name = name.strip_suffix(".txt").unwrap_or(name);
+    let mut name = &*name;
+    for ending in [".gz", ".zst", ".txt"] {
+        name = name.strip_suffix(ending).unwrap_or(name);
+    }
     name.to_owned()
 }

@@ -11,7 +11,7 @@ use super::{
 /// The kernel's own limit of one printed event is a page or two; a list of 128
 /// entries takes about 6 KiB. Anything longer is not a trace line, and is not
 /// searched further.
-const LINE_MAX: usize = 1 << 20;
+pub(super) const LINE_MAX: usize = 1 << 20;
 
 /// Damaged lines whose place and reason are kept; all are counted.
 const DAMAGE_KEPT: usize = 20;
@@ -60,12 +60,6 @@ impl Log {
         for log in logs {
             self.append(log);
         }
-    }
-
-    /// Notes something wrong at the line after the last.
-    pub(super) fn damaged_end(&mut self, reason: Reason) {
-        let line = self.counts.lines + 1;
-        self.counts.note_damage(Damage { line, reason });
     }
 
     fn append(&mut self, other: Log) {
@@ -123,7 +117,13 @@ fn remap(device: &mut u16, devices: &[Result<u16, Reason>]) -> Result<(), Reason
 }
 
 impl Counts {
-    fn note_damage(&mut self, damage: Damage) {
+    /// Notes something wrong at the line after the last.
+    pub(super) fn damaged_end(&mut self, reason: Reason) {
+        let line = self.lines + 1;
+        self.note_damage(Damage { line, reason });
+    }
+
+    pub(super) fn note_damage(&mut self, damage: Damage) {
         self.damaged += 1;
         if self.damage.len() < DAMAGE_KEPT {
             self.damage.push(damage);
@@ -151,7 +151,7 @@ impl Counts {
         }
     }
 
-    fn saw_cpu(&mut self, cpu: u32) {
+    pub(super) fn saw_cpu(&mut self, cpu: u32) {
         if let Err(at) = self.cpus.binary_search(&cpu) {
             self.cpus.insert(at, cpu);
         }
@@ -176,10 +176,15 @@ fn split_at_lines(mut bytes: &[u8]) -> Vec<&[u8]> {
     chunks
 }
 
+/// The lines of bytes that end with a line.
+pub(super) fn lines_of(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    lines.split(|&b| b == b'\n')
+}
+
 fn read_chunk(bytes: &[u8]) -> Log {
     let mut log = Log::default();
-    let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    for line in lines.split(|&b| b == b'\n') {
+    for line in lines_of(bytes) {
         read_line(line, &mut log);
     }
     log

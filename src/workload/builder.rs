@@ -135,6 +135,11 @@ impl Builder {
         true
     }
 
+    /// Bytes of a request that was mapped.
+    pub(crate) fn bytes(&self, request: u32) -> u64 {
+        self.requests[request as usize].bytes
+    }
+
     /// Requests so far.
     pub fn len(&self) -> usize {
         self.requests.len()

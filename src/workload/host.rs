@@ -34,10 +34,10 @@ impl HostLimits {
     /// several; entries that lie one behind the other are one, as far as the
     /// limit allows. `each` gets every request's list; the last one ends where
     /// the list ends, in the middle of a sector too.
-    pub fn split(&self, list: &[Segment], mut each: impl FnMut(&[Segment])) {
+    pub fn split(&self, list: impl IntoIterator<Item = Segment>, mut each: impl FnMut(&[Segment])) {
         let mut request: Vec<Segment> = Vec::with_capacity(self.segments);
         let mut bytes = 0;
-        for &piece in list {
+        for piece in list {
             let (mut phys, mut left) = (piece.phys.0, piece.len_bytes);
             while left > 0 {
                 let room = self.request_bytes - bytes;
@@ -111,7 +111,7 @@ mod tests {
 
     fn split(list: &[Segment]) -> Vec<Vec<Segment>> {
         let mut requests = Vec::new();
-        HostLimits::SDHCI.split(list, |r| requests.push(r.to_vec()));
+        HostLimits::SDHCI.split(list.iter().copied(), |r| requests.push(r.to_vec()));
         requests
     }
 

@@ -7,10 +7,12 @@
 mod builder;
 pub mod generate;
 mod host;
+mod queue;
 
 pub use builder::{Builder, Lists};
 pub use dmabench_dma::{Direction, Segment};
 pub use host::HostLimits;
+pub(crate) use queue::Queue;
 
 use crate::report::{ParseStats, SizeCount, Source};
 

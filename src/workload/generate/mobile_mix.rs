@@ -8,13 +8,8 @@
 //! request that finds the host full waits, and the gap to the next counts from
 //! when it was taken.
 
-use std::collections::VecDeque;
-
-use super::{App, Generator, Random, Refused, Shape, apps, memory::Scattered, source};
-use crate::{
-    model::StorageDevice,
-    workload::{Builder, Direction, Workload},
-};
+use super::{App, Generator, Random, Refused, Shape, apps, memory::Scattered, shape::PAGE, source};
+use crate::workload::{Builder, Direction, Queue, Workload};
 
 /// Requests of one application in a row.
 const TURN: u32 = 256;
@@ -40,51 +35,6 @@ impl MobileMix {
     };
 }
 
-/// The host and its device: when each request is done.
-struct Host {
-    depth: usize,
-    /// Request and the time it is done, oldest first.
-    flying: VecDeque<(u32, u64)>,
-    /// When the device has nothing more to do.
-    free_ns: u64,
-}
-
-impl Host {
-    /// Unmaps what is done at `now`.
-    fn complete(&mut self, builder: &mut Builder, now: u64) {
-        while let Some(&(request, done)) = self.flying.front()
-            && done <= now
-        {
-            builder.unmap(request);
-            self.flying.pop_front();
-        }
-    }
-
-    /// When a request that arrives at `now` is taken.
-    fn take(&mut self, builder: &mut Builder, now: u64) -> u64 {
-        self.complete(builder, now);
-        match self.flying.front() {
-            Some(&(_, done)) if self.flying.len() >= self.depth => {
-                self.complete(builder, done);
-                done
-            }
-            Some(_) => now,
-            None => {
-                // Everybody waited for the user.
-                let us = now.saturating_sub(self.free_ns) / 1000;
-                builder.idle(u32::try_from(us).unwrap_or(u32::MAX));
-                now
-            }
-        }
-    }
-
-    fn issue(&mut self, request: u32, now: u64, pages: u32) {
-        let service = StorageDevice::EMMC_2021.service_ns(u64::from(pages) * super::shape::PAGE);
-        self.free_ns = self.free_ns.max(now) + service;
-        self.flying.push_back((request, self.free_ns));
-    }
-}
-
 impl Generator for MobileMix {
     fn name(&self) -> &'static str {
         "mobile-mix"
@@ -106,11 +56,7 @@ impl Generator for MobileMix {
             .map(|app| (app, None))
             .collect();
         let weight: u64 = apps.iter().map(|(app, _)| app.requests).sum();
-        let mut host = Host {
-            depth: self.depth.max(1) as usize,
-            flying: VecDeque::new(),
-            free_ns: 0,
-        };
+        let mut host = Queue::new(self.depth as usize);
         let (mut now, mut current) = (0, 0);
         for number in 0..self.requests {
             if number % TURN == 0 {
@@ -131,7 +77,7 @@ impl Generator for MobileMix {
             let pages = app.pages(direction, &mut random);
             now = host.take(&mut builder, now + app.gap_ns(&mut random));
             let request = builder.map_list(0, direction, memory.take(pages));
-            host.issue(request, now, pages);
+            host.issue(request, now, u64::from(pages) * PAGE);
         }
         let only = (self.only.as_ref()).map_or(String::new(), |only| format!(" only={only}"));
         let parameters = format!("requests={} depth={}{only}", self.requests, self.depth);
