@@ -10,10 +10,14 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
+#[cfg(target_os = "linux")]
+use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use serde::Serialize;
 
+#[cfg(target_os = "linux")]
+use crate::{cli::ModeArg, qemu};
 use crate::{
     breakdown::{self, BreakdownError},
     cli::{Cli, Command, RunOptions, ShapeOptions},
@@ -74,6 +78,12 @@ pub enum AppError {
     Map(MapError),
     /// `breakdown` cannot be done as asked for.
     Breakdown(BreakdownError),
+    /// The replay in QEMU stopped.
+    #[cfg(target_os = "linux")]
+    Qemu(qemu::QemuRunError),
+    /// QEMU can be used on Linux only.
+    #[cfg(not(target_os = "linux"))]
+    NoQemu,
     /// The result cannot be printed.
     Output(io::Error),
 }
@@ -86,6 +96,10 @@ impl fmt::Display for AppError {
             AppError::Run(error) => error.fmt(f),
             AppError::Map(error) => error.fmt(f),
             AppError::Breakdown(error) => error.fmt(f),
+            #[cfg(target_os = "linux")]
+            AppError::Qemu(error) => error.fmt(f),
+            #[cfg(not(target_os = "linux"))]
+            AppError::NoQemu => f.write_str("`qemu` needs Linux: memory is shared by memfd"),
             AppError::NoWorkload { wanted, known } => write!(
                 f,
                 "no workload's name contains {}; there are: {}",
@@ -188,6 +202,7 @@ pub fn main(cli: &Cli, command_line: Vec<String>) -> Result<u8, AppError> {
                 Ok(0)
             }
         },
+        Command::Qemu { limit } => replay_in_qemu(options, *limit),
         Command::Map(args) => {
             let found = map::run(args, options, &INTERRUPTED)?;
             print_json_or(&found, options)?;
@@ -203,6 +218,44 @@ pub fn main(cli: &Cli, command_line: Vec<String>) -> Result<u8, AppError> {
 
 fn exit_code(interrupted: bool) -> u8 {
     if interrupted { EXIT_INTERRUPTED } else { 0 }
+}
+
+/// The workloads of `compare`, with an emulated card that does the I/O.
+#[cfg(target_os = "linux")]
+fn replay_in_qemu(options: &RunOptions, limit_mib: u64) -> Result<u8, AppError> {
+    report::check_out_dir(&options.out)?;
+    let workloads = compare_workloads(options, &ShapeOptions::default())?;
+    let modes = options.modes_or(ModeArg::value_variants());
+    let plan = qemu::QemuPlan {
+        run: Plan {
+            modes,
+            flush_queue_entries: options.queue_entries,
+            flush_timeout_ns: options.flush_timeout_ms * 1_000_000,
+            ..Plan::default()
+        },
+        limit_bytes: limit_mib << 20,
+        machine: Default::default(),
+    };
+    let bar = progress_bar((workloads.len() * plan.run.modes.len()) as u64);
+    let found = qemu::run(&workloads, &plan, &|| bar.inc(1), &INTERRUPTED);
+    bar.finish_and_clear();
+    let found = found.map_err(AppError::Qemu)?;
+    let mut json =
+        serde_json::to_vec_pretty(&found).map_err(|error| AppError::Output(error.into()))?;
+    json.push(b'\n');
+    let file = options.out.join("qemu.json");
+    report::write_file(&file, &json)?;
+    if options.json {
+        print_json(&found)?;
+    } else {
+        print(&format!("{found}\nResult: {}\n", file.display()))?;
+    }
+    Ok(exit_code(found.interrupted))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn replay_in_qemu(_: &RunOptions, _: u64) -> Result<u8, AppError> {
+    Err(AppError::NoQemu)
 }
 
 /// Judges each of the other runs by the first.

@@ -60,6 +60,17 @@ pub enum Command {
     Map(MapArgs),
     /// Show where the time of a request goes: alloc, page table, find, free, invalidate, other
     Breakdown(BreakdownArgs),
+    /// Let an emulated SD card do the I/O of every workload, through QEMU's SMMUv3
+    Qemu {
+        /// MiB to replay of each generated workload in each mode; traces are replayed whole
+        #[arg(
+            long,
+            value_name = "MIB",
+            default_value_t = 8,
+            value_parser = clap::value_parser!(u64).range(1..=65_536)
+        )]
+        limit: u64,
+    },
     /// Print the table of an earlier run and write its page again; of several, compare each with
     /// the first
     Report {

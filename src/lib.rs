@@ -10,6 +10,8 @@ pub mod cli;
 pub mod hdr_log;
 pub mod map;
 pub mod model;
+#[cfg(target_os = "linux")]
+pub mod qemu;
 pub mod report;
 pub mod run;
 pub mod scenario;

@@ -40,7 +40,8 @@ fn slots(more: usize) -> Result<Arc<Slots>, RunError> {
     Ok(Arc::new(slots))
 }
 
-fn config(mode: ModeArg, plan: &Plan) -> DomainConfig {
+/// How a domain in that mode is set up.
+pub(crate) fn config(mode: ModeArg, plan: &Plan) -> DomainConfig {
     let mode = match mode {
         ModeArg::Passthrough => Mode::Passthrough,
         ModeArg::Strict => Mode::Strict,

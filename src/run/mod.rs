@@ -25,6 +25,7 @@ use std::{
 use dmabench_platform::{Granule, SlotSource, ThreadSlots};
 use rayon::prelude::*;
 
+pub(crate) use bed::config as domain_config;
 pub use clock::TickClock;
 pub use machine::describe as machine;
 pub use plan::Plan;

@@ -1,0 +1,69 @@
+//! The driver, with the counting backend beside it.
+
+use std::sync::Arc;
+
+use dmabench_flushq::{BackendError, CountingBackend, Late, Synced, Ticket, TlbBackend, TlbRange};
+use dmabench_platform::{Iova, SlotGuard, Timeout};
+use dmabench_smmu::driver::SmmuContext;
+
+use super::{Flaw, has, rig::Driver};
+
+/// Sends every call to the driver, and counts it as `compare` does.
+#[derive(Debug)]
+pub(super) struct Tee {
+    pub(super) driver: Arc<Driver>,
+    pub(super) counting: Arc<CountingBackend>,
+}
+
+// SAFETY: each promise is kept by the driver, which gets every call unchanged and
+// whose answers are returned; the counting backend has no effect, and its `Synced`
+// is not used. (Tests that break this on purpose reuse no table.)
+unsafe impl TlbBackend for Tee {
+    type Context = SmmuContext;
+
+    fn invalidate(
+        &self,
+        mut slot: Option<&mut SlotGuard<'_>>,
+        context: &SmmuContext,
+        ranges: &[TlbRange],
+    ) -> Result<(), BackendError> {
+        let elsewhere: Vec<TlbRange>;
+        let mut ranges = ranges;
+        if has(Flaw::Astray) {
+            let begin = |range: &TlbRange| TlbRange {
+                iova: Iova(0),
+                ..*range
+            };
+            elsewhere = ranges.iter().map(begin).collect();
+            ranges = &elsewhere;
+        }
+        self.counting.invalidate(slot.as_deref_mut(), &(), ranges)?;
+        if has(Flaw::Miscount) {
+            return Ok(());
+        }
+        self.driver.invalidate(slot, context, ranges)
+    }
+
+    fn invalidate_all(
+        &self,
+        mut slot: Option<&mut SlotGuard<'_>>,
+        context: &SmmuContext,
+    ) -> Result<(), BackendError> {
+        self.counting.invalidate_all(slot.as_deref_mut(), &())?;
+        self.driver.invalidate_all(slot, context)
+    }
+
+    fn sync_begin(&self, mut slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {
+        self.counting.sync_begin(slot.as_deref_mut())?;
+        self.driver.sync_begin(slot)
+    }
+
+    fn sync_wait(
+        &self,
+        slot: Option<&mut SlotGuard<'_>>,
+        ticket: Ticket,
+        timeout: Timeout,
+    ) -> Result<Synced, Late> {
+        self.driver.sync_wait(slot, ticket, timeout)
+    }
+}
