@@ -16,8 +16,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use serde::Serialize;
 
-#[cfg(target_os = "linux")]
-use crate::{cli::ModeArg, qemu};
 use crate::{
     breakdown::{self, BreakdownError},
     cli::{Cli, Command, RunOptions, ShapeOptions},
@@ -31,6 +29,8 @@ use crate::{
         generate::{self, Refused},
     },
 };
+#[cfg(target_os = "linux")]
+use crate::{cli::ModeArg, qemu};
 
 /// Set when the user wants the run to end; see [`install_interrupt`].
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
