@@ -30,7 +30,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let entry = unsafe { self.entry(table, index) };
         let mut seen = seen;
         loop {
-            if seen & self.table_mask == self.table_want {
+            if self.is_in_service(seen) {
                 // SAFETY: a valid table descriptor, read in the section.
                 return Ok(unsafe { self.child(seen) });
             }

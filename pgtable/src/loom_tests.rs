@@ -37,6 +37,8 @@ impl Format for Tiny {
     const OA_LINEAR_LG2: u32 = 64;
     const LAST_LEVEL_TYPE: u64 = 3;
     const GRANULE: Granule = Granule::K4;
+    const TABLE_ADDRESS: u64 = 0xffff_ffff_0000;
+    const ADDRESS_IN_PLACE: bool = true;
     const QUIRKS: Quirks = Quirks::ARM_HD;
     const LPA2: bool = false;
 
@@ -44,7 +46,7 @@ impl Format for Tiny {
         pa
     }
     fn decode_oa(descriptor: u64) -> u64 {
-        descriptor & 0xffff_ffff_0000
+        descriptor & Self::TABLE_ADDRESS
     }
     fn block_legal(_level: Level, _oas: u32) -> bool {
         false

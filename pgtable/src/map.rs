@@ -91,50 +91,62 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         len_bytes: u64,
         prot: Prot,
     ) -> Result<(), MapError> {
-        let (span, attrs) = self.map_span(slot, iova, paddr, len_bytes, prot)?;
-        let Span { off, pa, .. } = span;
-        if len_bytes == Self::PAGE && self.map_leaf::<true>(off, pa, attrs)
-            || len_bytes == 1 << Self::LAST_TABLE_LG2 && self.map_leaf::<false>(off, pa, attrs)
+        if self.is_plain() {
+            self.map_as::<true>(slot, iova, paddr, len_bytes, prot)
+        } else {
+            self.map_other(slot, iova, paddr, len_bytes, prot)
+        }
+    }
+
+    /// [`map`](Self::map) in a table that is not [plain](Self::is_plain).
+    #[inline(never)]
+    fn map_other(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        paddr: PhysAddr,
+        len_bytes: u64,
+        prot: Prot,
+    ) -> Result<(), MapError> {
+        self.map_as::<false>(slot, iova, paddr, len_bytes, prot)
+    }
+
+    #[inline(always)]
+    fn map_as<const PLAIN: bool>(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        paddr: PhysAddr,
+        len_bytes: u64,
+        prot: Prot,
+    ) -> Result<(), MapError> {
+        let checked = self.map_span::<PLAIN>(slot, iova, paddr, len_bytes, prot);
+        let Some((Span { off, pa, .. }, attrs)) = checked else {
+            return self.refuse_map(slot, iova, paddr, len_bytes, prot);
+        };
+        if len_bytes == Self::PAGE && self.map_leaf::<PLAIN, true>(off, pa, attrs)
+            || len_bytes == 1 << Self::LAST_TABLE_LG2
+                && self.map_leaf::<PLAIN, false>(off, pa, attrs)
         {
             return Ok(());
         }
-        self.map_run(off, len_bytes, pa, attrs)
-    }
-
-    /// Most other ranges lie inside one last-level table and are too short for a
-    /// block.
-    #[inline(always)]
-    fn map_run(&self, off: u64, len_bytes: u64, pa: u64, attrs: u64) -> Result<(), MapError> {
-        let last = off + (len_bytes - 1);
-        let in_one_table = (off ^ last) >> Self::LAST_TABLE_LG2 == 0;
-        let pages = (len_bytes >> F::PAGE_LG2) as usize;
-        if in_one_table
-            && pages < Self::ENTRIES
-            && let Some((table, first)) = self.descend(off, F::PAGE_LG2)
-        {
-            // SAFETY: `first` is in bounds, and so is the end, because the range
-            // lies in one table.
-            if unsafe { self.lanes.all_zero(table, first, pages) } {
-                // SAFETY: as above.
-                unsafe { self.write_run(table, F::PAGE_LG2, first, pages, pa, attrs, self.sizes) };
-                self.pool.memory.publish();
-                return Ok(());
-            }
-        }
-        self.map_long(off, last, pa, attrs)
+        self.map_many::<PLAIN>(off, len_bytes, pa, attrs)
     }
 
     /// Maps one page, or one block of the level above, if that takes no more
     /// than a store into a table that is there. Says whether it has; if not,
-    /// nothing has changed, and [`map`](Self::map) looks closer.
+    /// nothing has changed, and [`map_many`](Self::map_many) looks closer.
     #[inline(always)]
-    fn map_leaf<const PAGE: bool>(&self, off: u64, pa: u64, attrs: u64) -> bool {
+    fn map_leaf<const PLAIN: bool, const PAGE: bool>(&self, off: u64, pa: u64, attrs: u64) -> bool {
         let shift = Self::leaf_shift::<PAGE>();
+        if !PLAIN && shift > self.top_shift {
+            return false;
+        }
         let is_leaf = PAGE || (off | pa) & ((1 << shift) - 1) == 0 && self.sizes >> shift & 1 != 0;
         if !is_leaf {
             return false;
         }
-        let Some((table, index)) = self.descend_usual(off, shift) else {
+        let Some((table, index)) = self.descend_as::<PLAIN>(off, shift) else {
             return false;
         };
         // SAFETY: in bounds of that table; in a section of our slots.
@@ -145,9 +157,44 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let kind = if PAGE { F::LAST_LEVEL_TYPE } else { VALID };
         entry.store(F::encode_oa(pa) | attrs | kind, Ordering::Relaxed);
         // SAFETY: as above.
-        unsafe { self.clean(table, index, 1) };
+        unsafe { self.clean_as::<PLAIN>(table, index, 1) };
         self.pool.memory.publish();
         true
+    }
+
+    /// More than one leaf, or one with something in its way. The most frequent:
+    /// pages in one last-level table, which they do not fill, too few for a
+    /// block.
+    // Not inlined, as all that follows: a single leaf then needs no stack frame.
+    #[inline(never)]
+    fn map_many<const PLAIN: bool>(
+        &self,
+        off: u64,
+        len_bytes: u64,
+        pa: u64,
+        attrs: u64,
+    ) -> Result<(), MapError> {
+        if Self::is_short(off, len_bytes)
+            && let Some((table, first)) = self.descend_as::<PLAIN>(off, F::PAGE_LG2)
+        {
+            let pages = (len_bytes >> F::PAGE_LG2) as usize;
+            // SAFETY: `first` is in bounds, and so is the end, because the range
+            // lies in one table.
+            if unsafe { self.lanes.all_zero(table, first, pages) } {
+                // SAFETY: as above.
+                unsafe { self.write_run(table, F::PAGE_LG2, first, pages, pa, attrs, self.sizes) };
+                self.pool.memory.publish();
+                return Ok(());
+            }
+        }
+        self.map_long(off, off + (len_bytes - 1), pa, attrs)
+    }
+
+    /// Whether a range lies in one last-level table and does not fill it.
+    #[inline(always)]
+    pub(crate) fn is_short(off: u64, len_bytes: u64) -> bool {
+        let last = off + (len_bytes - 1);
+        (off ^ last) >> Self::LAST_TABLE_LG2 == 0 && len_bytes != 1 << Self::LAST_TABLE_LG2
     }
 
     /// Base-2 logarithm of a page, or of a block of the level above.
@@ -294,7 +341,10 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             iova,
             len_bytes: u64::MAX,
         })?;
-        let (span, attrs) = self.map_span(slot, iova, paddr, len_bytes, prot)?;
+        let checked = self.map_span::<false>(slot, iova, paddr, len_bytes, prot);
+        let Some((span, attrs)) = checked else {
+            return self.refuse_map(slot, iova, paddr, len_bytes, prot);
+        };
         if (iova.0 | paddr.0) & (page_bytes - 1) != 0 {
             return Err(MapError::Misaligned {
                 iova,
@@ -305,20 +355,20 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         self.map_any(span, attrs, page_bytes)
     }
 
-    /// Checks everything but the tables.
+    /// Checks everything but the tables. `None`: see [`refusal`](Self::refusal).
     #[inline(always)]
-    fn map_span(
+    fn map_span<const PLAIN: bool>(
         &self,
         slot: &SlotGuard<'_>,
         iova: Iova,
         paddr: PhysAddr,
         len_bytes: u64,
         prot: Prot,
-    ) -> Result<(Span, u64), MapError> {
+    ) -> Option<(Span, u64)> {
         // The masks are all ones, so an OR exceeds one if some operand does. With
         // `more` checked no sum wraps unnoticed; a length of 0 makes it exceed
         // any mask.
-        let off = iova.0.wrapping_sub(self.base);
+        let off = iova.0.wrapping_sub(self.base_as::<PLAIN>());
         let more = len_bytes.wrapping_sub(1);
         let span = Span {
             off,
@@ -332,14 +382,26 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             || (paddr.0 | pa_last) > self.pa_mask
             || attrs == 0
             || !self.guard_is_ours(slot);
-        if refused {
-            return Err(self.refusal(slot, iova, paddr, len_bytes, prot));
-        }
-        Ok((span, attrs))
+        (!refused).then_some((span, attrs))
+    }
+
+    /// [`refusal`](Self::refusal) as a result: a call that ends the caller.
+    #[cold]
+    #[inline(never)]
+    fn refuse_map(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        paddr: PhysAddr,
+        len_bytes: u64,
+        prot: Prot,
+    ) -> Result<(), MapError> {
+        Err(self.refusal(slot, iova, paddr, len_bytes, prot))
     }
 
     /// Which of the checks failed.
     #[cold]
+    #[inline(never)]
     pub(crate) fn refusal(
         &self,
         slot: &SlotGuard<'_>,

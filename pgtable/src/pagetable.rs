@@ -30,16 +30,19 @@ pub struct PageTable<F: Format, M: TableMemory> {
     pub(crate) ia_mask: u64,
     /// Highest output address.
     pub(crate) pa_mask: u64,
-    /// A table descriptor that needs no attention has `table_want` in the bits
-    /// of `table_mask`.
-    pub(crate) table_mask: u64,
+    /// A table descriptor that needs no attention is this and the address.
     pub(crate) table_want: u64,
+    /// Whether the table is as most are, so that what the other fields say is
+    /// known where the walk is compiled: see [`is_plain`](Self::is_plain).
+    plain: bool,
     /// Page sizes `map` may use.
     pub(crate) sizes: u64,
     /// Attribute bits by protection; 0 for one that grants nothing.
     pub(crate) leaf_attrs: [u64; Prot::COUNT],
     pub(crate) lanes: Lanes,
     pub(crate) slots: Arc<Slots>,
+    /// Where `slots` points, to compare guards with.
+    slots_address: usize,
     pub(crate) pool: Pool<M>,
     /// Held by whoever frees tables or looks for empty ones.
     pub(crate) maintenance: Mutex<()>,
@@ -112,16 +115,21 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     pub(crate) const PAGE_MASK: u64 = (1 << F::PAGE_LG2) - 1;
     /// Bytes of a page.
     pub(crate) const PAGE: u64 = 1 << F::PAGE_LG2;
-    /// `top_shift` of a table for 48 bits, or for all that the format has.
-    const USUAL_TOP: u32 = {
-        let bits = if F::MAX_INPUT_BITS < 48 {
-            F::MAX_INPUT_BITS
-        } else {
-            48
-        };
-        let levels = (bits - F::PAGE_LG2).div_ceil(F::INDEX_BITS);
+    /// Input bits of a plain table: 48, or all that the format has.
+    const PLAIN_BITS: u32 = if F::MAX_INPUT_BITS < 48 {
+        F::MAX_INPUT_BITS
+    } else {
+        48
+    };
+    /// Its `ia_mask`.
+    const PLAIN_MASK: u64 = low_bits(Self::PLAIN_BITS);
+    /// Its `top_shift`.
+    const PLAIN_TOP: u32 = {
+        let levels = (Self::PLAIN_BITS - F::PAGE_LG2).div_ceil(F::INDEX_BITS);
         F::PAGE_LG2 + (levels - 1) * F::INDEX_BITS
     };
+    /// Its `table_want`.
+    const PLAIN_WANT: u64 = VALID | TABLE_OR_PAGE;
 
     /// An empty table. Requests on it carry guards of `slots`.
     ///
@@ -147,22 +155,27 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         }
         let ia_mask = low_bits(config.ias);
         let cleaned = if config.coherent { 0 } else { CLEANED };
+        let table_want = table_attrs(config.quirks) | cleaned;
+        let top_shift = Self::shift_of(geometry.start);
+        let base = if config.quirks.contains(Quirks::TTBR1) {
+            !ia_mask
+        } else {
+            0
+        };
         Ok(PageTable {
             root: Table::new(root_ref.ptr),
-            top_shift: Self::shift_of(geometry.start),
+            top_shift,
             root_mask: (1 << geometry.root_bits) - 1,
-            base: if config.quirks.contains(Quirks::TTBR1) {
-                !ia_mask
-            } else {
-                0
-            },
+            base,
             ia_mask,
             pa_mask,
-            table_mask: VALID | TABLE_OR_PAGE | FROZEN | cleaned,
-            table_want: VALID | TABLE_OR_PAGE | cleaned,
+            table_want,
+            plain: (base, ia_mask) == (0, Self::PLAIN_MASK)
+                && (top_shift, table_want) == (Self::PLAIN_TOP, Self::PLAIN_WANT),
             sizes: checked.sizes,
             leaf_attrs,
             lanes: Lanes::detect(),
+            slots_address: core::ptr::from_ref(&*slots).addr(),
             slots,
             pool,
             maintenance: Mutex::new(()),
@@ -232,60 +245,125 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         Table::new(unsafe { self.pool.memory.phys_to_ptr(phys) })
     }
 
+    /// Whether the table has 48 bits of input space from 0 on (or all that the
+    /// format has), and a coherent walker, and marks nothing in its table
+    /// descriptors. Hot paths exist twice, for these and for the rest, as `PLAIN`
+    /// says: with constants for fields. That is more than a few instructions: a
+    /// store to an entry has an address that ends a chain of loads, and on Zen 3
+    /// few loads after it may run before that is known. A pair of one page took
+    /// 12.1 ns with all fields loaded.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// `base`.
+    #[inline(always)]
+    pub(crate) fn base_as<const PLAIN: bool>(&self) -> u64 {
+        if PLAIN { 0 } else { self.base }
+    }
+
+    /// `ia_mask`.
+    #[inline(always)]
+    pub(crate) fn ia_mask_as<const PLAIN: bool>(&self) -> u64 {
+        if PLAIN {
+            Self::PLAIN_MASK
+        } else {
+            self.ia_mask
+        }
+    }
+
+    /// [`clean`](Self::clean), which a coherent walker does not need.
+    ///
+    /// # Safety
+    ///
+    /// As [`clean`](Self::clean).
+    #[inline(always)]
+    pub(crate) unsafe fn clean_as<const PLAIN: bool>(
+        &self,
+        table: Table,
+        first: usize,
+        count: usize,
+    ) {
+        if !PLAIN {
+            // SAFETY: as promised.
+            unsafe { self.clean(table, first, count) };
+        }
+    }
+
     /// The table for `off` whose entries span `1 << target`, and the index in
-    /// it, if every
-    /// descriptor on the way is there and needs no attention.
+    /// it, if every descriptor on the way is there and needs no attention.
     ///
     /// The caller holds a guard of `self.slots`, and `off` is at most `ia_mask`.
+    /// `PLAIN` only where the table [is](Self::is_plain).
+    #[inline(always)]
+    pub(crate) fn descend_as<const PLAIN: bool>(
+        &self,
+        off: u64,
+        target: u32,
+    ) -> Option<(Table, usize)> {
+        debug_assert!(!PLAIN || self.plain);
+        if PLAIN {
+            let in_service = |d| Self::without(d, Self::PLAIN_WANT);
+            return self.descend_from(Self::PLAIN_TOP, off, target, in_service);
+        }
+        let in_service = |d| Self::without(d, self.table_want);
+        if self.top_shift == Self::PLAIN_TOP {
+            self.descend_from(Self::PLAIN_TOP, off, target, in_service)
+        } else {
+            self.descend_from(self.top_shift, off, target, in_service)
+        }
+    }
+
+    /// [`descend_as`](Self::descend_as) in any table.
     #[inline(always)]
     pub(crate) fn descend(&self, off: u64, target: u32) -> Option<(Table, usize)> {
-        let (mask, want) = (self.table_mask, self.table_want);
-        if self.is_usual() {
-            return self.descend_from(Self::USUAL_TOP, off, target, mask, want);
+        if self.plain {
+            self.descend_as::<true>(off, target)
+        } else {
+            self.descend_as::<false>(off, target)
         }
-        self.descend_from(self.top_shift, off, target, mask, want)
     }
 
     /// As [`descend`](Self::descend), for a range whose tables this section has
     /// found or made: `reclaim` may look at them meanwhile, but not take them.
     #[inline(always)]
     pub(crate) fn descend_prepared(&self, off: u64, target: u32) -> Option<(Table, usize)> {
-        let (mask, want) = (VALID | TABLE_OR_PAGE, VALID | TABLE_OR_PAGE);
-        if self.is_usual() {
-            return self.descend_from(Self::USUAL_TOP, off, target, mask, want);
+        if self.plain {
+            return self.descend_from(Self::PLAIN_TOP, off, target, Self::points_to_table);
         }
-        self.descend_from(self.top_shift, off, target, mask, want)
+        self.descend_from(self.top_shift, off, target, Self::points_to_table)
     }
 
-    /// As [`descend`](Self::descend), in tables with the usual first level only:
-    /// where the caller has another path for the others.
+    /// The address in a table descriptor that has `want` besides it and nothing
+    /// else. Subtracted, `want` leaves the address alone, so that no mask is
+    /// needed to get at it.
     #[inline(always)]
-    pub(crate) fn descend_usual(&self, off: u64, target: u32) -> Option<(Table, usize)> {
-        if !self.is_usual() {
-            return None;
-        }
-        let (mask, want) = (self.table_mask, self.table_want);
-        self.descend_from(Self::USUAL_TOP, off, target, mask, want)
+    fn without(descriptor: u64, want: u64) -> Option<u64> {
+        let rest = descriptor.wrapping_sub(want);
+        (rest & !F::TABLE_ADDRESS == 0).then_some(if F::ADDRESS_IN_PLACE {
+            rest
+        } else {
+            F::decode_oa(rest)
+        })
     }
 
-    /// Whether the first level is the usual one, for which the walk is compiled
-    /// with constant shifts.
+    /// The address in any table descriptor that the walker uses.
     #[inline(always)]
-    pub(crate) fn is_usual(&self) -> bool {
-        self.top_shift == Self::USUAL_TOP
+    fn points_to_table(descriptor: u64) -> Option<u64> {
+        Self::is_table(descriptor).then_some(F::decode_oa(descriptor))
     }
 
-    /// Follows descriptors that have `want` in the bits of `mask`, from the root,
+    /// Follows descriptors for which `address` has an answer, from the root,
     /// whose entries span `1 << top`, to the table whose entries span
-    /// `1 << target`.
+    /// `1 << target`. It has one for table descriptors alone: the address in them.
     #[inline(always)]
-    pub(crate) fn descend_from(
+    fn descend_from(
         &self,
         top: u32,
         off: u64,
         target: u32,
-        mask: u64,
-        want: u64,
+        address: impl Fn(u64) -> Option<u64>,
     ) -> Option<(Table, usize)> {
         let mut table = self.root;
         let mut shift = top;
@@ -294,12 +372,11 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             // SAFETY: the caller is in a section, and the index is in bounds:
             // of the root because `off` is, of others by the mask.
             let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
-            if descriptor & mask != want {
-                return None;
-            }
-            // SAFETY: a valid table descriptor (`want` has its bits), read in the
-            // section.
-            table = unsafe { self.child(descriptor) };
+            let phys = PhysAddr(address(descriptor)?);
+            // SAFETY: from a valid table descriptor, read in the section, which
+            // keeps the table; it was made by `install` from a table of this
+            // memory.
+            table = Table::new(unsafe { self.pool.memory.phys_to_ptr(phys) });
             shift -= F::INDEX_BITS;
             index = (off >> shift) as usize & (Self::ENTRIES - 1);
         }
@@ -325,26 +402,35 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
 
     #[inline(always)]
     pub(crate) fn guard_is_ours(&self, slot: &SlotGuard<'_>) -> bool {
-        core::ptr::eq(slot.slots(), &*self.slots)
+        core::ptr::from_ref(slot.slots()).addr() == self.slots_address
     }
 
     /// What `iova` translates to, or `None` where nothing is mapped (or the
     /// guard is of another slot table). Runs beside everything else.
     #[inline(always)]
     pub fn translate(&self, slot: &SlotGuard<'_>, iova: Iova) -> Option<Translation> {
-        let off = iova.0.wrapping_sub(self.base);
-        if off > self.ia_mask || !self.guard_is_ours(slot) {
+        if !self.plain {
+            return self.translate_other(slot, iova);
+        }
+        let off = iova.0;
+        if off > Self::PLAIN_MASK || !self.guard_is_ours(slot) {
             return None;
         }
-        const TABLE: u64 = VALID | TABLE_OR_PAGE;
-        if self.is_usual()
-            && let Some((table, index)) =
-                self.descend_from(Self::USUAL_TOP, off, F::PAGE_LG2, TABLE, TABLE)
-        {
+        if let Some((table, index)) = self.descend_as::<true>(off, F::PAGE_LG2) {
             // SAFETY: in a section of our slots; the index is in bounds by its mask.
             let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
             return Self::is_leaf(descriptor, F::PAGE_LG2)
                 .then(|| Self::translation(descriptor, F::PAGE_LG2, off));
+        }
+        self.translate_any(off)
+    }
+
+    /// In a table that is not [plain](Self::is_plain).
+    #[inline(never)]
+    fn translate_other(&self, slot: &SlotGuard<'_>, iova: Iova) -> Option<Translation> {
+        let off = iova.0.wrapping_sub(self.base);
+        if off > self.ia_mask || !self.guard_is_ours(slot) {
+            return None;
         }
         self.translate_any(off)
     }
@@ -506,14 +592,14 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         }
     }
 
-    /// Attribute bits of a table descriptor.
+    /// Type and attribute bits of a new table descriptor.
     pub(crate) fn table_attrs(&self) -> u64 {
-        let ns = if self.config.quirks.contains(Quirks::NS) {
-            NS_TABLE
-        } else {
-            0
-        };
-        VALID | TABLE_OR_PAGE | ns
+        table_attrs(self.config.quirks)
+    }
+
+    /// Whether `descriptor` points to a table and needs no attention.
+    pub(crate) fn is_in_service(&self, descriptor: u64) -> bool {
+        Self::without(descriptor, self.table_want).is_some()
     }
 
     /// # Safety
@@ -546,6 +632,15 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             }
         }
     }
+}
+
+fn table_attrs(quirks: Quirks) -> u64 {
+    let ns = if quirks.contains(Quirks::NS) {
+        NS_TABLE
+    } else {
+        0
+    };
+    VALID | TABLE_OR_PAGE | ns
 }
 
 /// The low `bits` bits set; `bits` is between 1 and 63.

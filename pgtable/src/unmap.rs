@@ -30,26 +30,67 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         len_bytes: u64,
         sink: &mut S,
     ) -> Result<(), UnmapError> {
-        let (off, _) = self.check_range(slot, iova, len_bytes)?;
-        if !sink.wants_dirty()
-            && (len_bytes == Self::PAGE && self.unmap_leaf::<true, S>(off, sink)
-                || len_bytes == 1 << Self::LAST_TABLE_LG2 && self.unmap_leaf::<false, S>(off, sink))
-        {
-            return Ok(());
+        if self.is_plain() {
+            self.unmap_as::<true, S>(slot, iova, len_bytes, sink)
+        } else {
+            self.unmap_other(slot, iova, len_bytes, sink)
         }
-        self.unmap_run(off, len_bytes, sink)
     }
 
-    /// Most other ranges lie inside one last-level table, which they do not fill.
+    /// [`unmap`](Self::unmap) in a table that is not [plain](Self::is_plain).
+    #[inline(never)]
+    fn unmap_other<S: UnmapSink>(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        len_bytes: u64,
+        sink: &mut S,
+    ) -> Result<(), UnmapError> {
+        self.unmap_as::<false, S>(slot, iova, len_bytes, sink)
+    }
+
     #[inline(always)]
-    fn unmap_run<S: UnmapSink>(
+    fn unmap_as<const PLAIN: bool, S: UnmapSink>(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        len_bytes: u64,
+        sink: &mut S,
+    ) -> Result<(), UnmapError> {
+        let Some((off, _)) = self.offsets::<PLAIN>(slot, iova, len_bytes) else {
+            return self.refuse_unmap(slot, iova, len_bytes);
+        };
+        if sink.wants_dirty() {
+            return self.unmap_any(off, off + (len_bytes - 1), sink);
+        }
+        let block = 1 << Self::LAST_TABLE_LG2;
+        let cleared = len_bytes == Self::PAGE && self.clear_leaf::<PLAIN, true>(off)
+            || len_bytes == block && self.clear_leaf::<PLAIN, false>(off);
+        if cleared {
+            let shift = if len_bytes == block {
+                Self::LAST_TABLE_LG2
+            } else {
+                F::PAGE_LG2
+            };
+            let iova = Iova(self.base_as::<PLAIN>() + off);
+            sink.leaves(iova, len_bytes, Self::level_of(shift));
+            return Ok(());
+        }
+        self.unmap_many::<PLAIN, S>(off, len_bytes, sink)
+    }
+
+    /// More than one leaf, or one that cannot simply go.
+    // Not inlined, as all that follows: a single leaf then needs no stack frame.
+    #[inline(never)]
+    fn unmap_many<const PLAIN: bool, S: UnmapSink>(
         &self,
         off: u64,
         len_bytes: u64,
         sink: &mut S,
     ) -> Result<(), UnmapError> {
-        if !sink.wants_dirty() && self.clear_run(off, len_bytes) {
-            sink.leaves(self.iova(off), len_bytes, Self::level_of(F::PAGE_LG2));
+        if Self::is_short(off, len_bytes) && self.clear_run::<PLAIN>(off, len_bytes) {
+            let iova = Iova(self.base_as::<PLAIN>() + off);
+            sink.leaves(iova, len_bytes, Self::level_of(F::PAGE_LG2));
             return Ok(());
         }
         self.unmap_long(off, off + (len_bytes - 1), sink)
@@ -64,23 +105,39 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     #[inline(always)]
     #[must_use = "what was unmapped is to be invalidated"]
     pub fn unmap_pages(&self, slot: &SlotGuard<'_>, iova: Iova, len_bytes: u64) -> bool {
-        let Some((off, _)) = self.offsets(slot, iova, len_bytes) else {
+        if !self.is_plain() {
+            return self.unmap_pages_other(slot, iova, len_bytes);
+        }
+        let Some((off, _)) = self.offsets::<true>(slot, iova, len_bytes) else {
             return false;
         };
-        len_bytes == Self::PAGE && self.clear_leaf::<true>(off) || self.clear_run(off, len_bytes)
+        len_bytes == Self::PAGE && self.clear_leaf::<true, true>(off)
+            || Self::is_short(off, len_bytes) && self.clear_run_apart::<true>(off, len_bytes)
     }
 
-    /// Clears pages inside one last-level table, which they do not fill. Says
-    /// whether it has; if not, nothing has changed.
+    /// [`unmap_pages`](Self::unmap_pages) in a table that is not
+    /// [plain](Self::is_plain).
+    #[inline(never)]
+    fn unmap_pages_other(&self, slot: &SlotGuard<'_>, iova: Iova, len_bytes: u64) -> bool {
+        let Some((off, _)) = self.offsets::<false>(slot, iova, len_bytes) else {
+            return false;
+        };
+        Self::is_short(off, len_bytes) && self.clear_run::<false>(off, len_bytes)
+    }
+
+    /// As [`clear_run`](Self::clear_run), not inlined: a single page then needs
+    /// no stack frame.
+    #[inline(never)]
+    fn clear_run_apart<const PLAIN: bool>(&self, off: u64, len_bytes: u64) -> bool {
+        self.clear_run::<PLAIN>(off, len_bytes)
+    }
+
+    /// Clears pages of a [short](Self::is_short) range. Says whether it has; if
+    /// not, nothing has changed.
     #[inline(always)]
-    fn clear_run(&self, off: u64, len_bytes: u64) -> bool {
-        let last = off + (len_bytes - 1);
-        let in_one_table = (off ^ last) >> Self::LAST_TABLE_LG2 == 0;
+    fn clear_run<const PLAIN: bool>(&self, off: u64, len_bytes: u64) -> bool {
         let pages = (len_bytes >> F::PAGE_LG2) as usize;
-        if in_one_table
-            && pages < Self::ENTRIES
-            && let Some((table, first)) = self.descend(off, F::PAGE_LG2)
-        {
+        if let Some((table, first)) = self.descend_as::<PLAIN>(off, F::PAGE_LG2) {
             // SAFETY: `first` is in bounds, and so is the end, because the range
             // lies in one table.
             let whole = unsafe { self.is_whole(table, F::PAGE_LG2, first, pages) };
@@ -88,7 +145,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
                 // SAFETY: as above.
                 unsafe {
                     self.lanes.clear(table, first, pages);
-                    self.clean(table, first, pages);
+                    self.clean_as::<PLAIN>(table, first, pages);
                 }
                 self.pool.memory.publish();
                 return true;
@@ -98,26 +155,18 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     }
 
     /// Unmaps one page, or one block of the level above, outside contiguous
-    /// runs. Says whether it has; if not, nothing has changed, and
-    /// [`unmap`](Self::unmap) looks closer.
+    /// runs, and tells nobody. Says whether it has; if not, nothing has changed,
+    /// and [`unmap_many`](Self::unmap_many) looks closer.
     #[inline(always)]
-    fn unmap_leaf<const PAGE: bool, S: UnmapSink>(&self, off: u64, sink: &mut S) -> bool {
-        let cleared = self.clear_leaf::<PAGE>(off);
-        if cleared {
-            let shift = Self::leaf_shift::<PAGE>();
-            sink.leaves(self.iova(off), 1 << shift, Self::level_of(shift));
-        }
-        cleared
-    }
-
-    /// As [`unmap_leaf`](Self::unmap_leaf), and tells nobody.
-    #[inline(always)]
-    fn clear_leaf<const PAGE: bool>(&self, off: u64) -> bool {
+    fn clear_leaf<const PLAIN: bool, const PAGE: bool>(&self, off: u64) -> bool {
         let shift = Self::leaf_shift::<PAGE>();
+        if !PLAIN && shift > self.top_shift {
+            return false;
+        }
         if !PAGE && off & ((1 << shift) - 1) != 0 {
             return false;
         }
-        let Some((table, index)) = self.descend_usual(off, shift) else {
+        let Some((table, index)) = self.descend_as::<PLAIN>(off, shift) else {
             return false;
         };
         // SAFETY: in bounds of that table; in a section of our slots.
@@ -128,7 +177,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         }
         entry.store(0, Ordering::Relaxed);
         // SAFETY: as above.
-        unsafe { self.clean(table, index, 1) };
+        unsafe { self.clean_as::<PLAIN>(table, index, 1) };
         self.pool.memory.publish();
         true
     }
@@ -146,9 +195,6 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let inside = (1 << block) - 1;
         let span = Span { off, last, pa: 0 };
         let len_bytes = last - off + 1;
-        if sink.wants_dirty() {
-            return self.unmap_any(off, last, sink);
-        }
         if (off | len_bytes) & inside == 0 {
             let count = (len_bytes >> block) as usize;
             let in_one_table = (off ^ last) >> (block + F::INDEX_BITS) == 0;
@@ -160,8 +206,9 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
                 // SAFETY: `first` is in bounds, and so is the end, because the
                 // range lies in one table.
                 let whole = unsafe {
-                    self.lanes.and_all(table, first, count) & VALID != 0
-                        && self.lanes.or_all(table, first, count) & TABLE_OR_PAGE == 0
+                    let (common, any) = self.lanes.and_or_all(table, first, count);
+                    common & VALID != 0
+                        && any & TABLE_OR_PAGE == 0
                         && self.cut_run(table, block, first, count).is_none()
                 };
                 if whole {
@@ -205,7 +252,21 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         self.unmap_any(off, last, sink)
     }
 
+    /// [`unmap_refusal`](Self::unmap_refusal) as a result: a call that ends the
+    /// caller.
     #[cold]
+    #[inline(never)]
+    fn refuse_unmap(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        len_bytes: u64,
+    ) -> Result<(), UnmapError> {
+        Err(self.unmap_refusal(slot, iova, len_bytes))
+    }
+
+    #[cold]
+    #[inline(never)]
     pub(crate) fn unmap_refusal(
         &self,
         slot: &SlotGuard<'_>,

@@ -229,7 +229,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         iova: Iova,
         len_bytes: u64,
     ) -> Result<(u64, u64), UnmapError> {
-        match self.offsets(slot, iova, len_bytes) {
+        match self.offsets::<false>(slot, iova, len_bytes) {
             Some(offsets) => Ok(offsets),
             None => Err(self.unmap_refusal(slot, iova, len_bytes)),
         }
@@ -237,18 +237,18 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
 
     /// As [`check_range`](Self::check_range), without a reason.
     #[inline(always)]
-    pub(crate) fn offsets(
+    pub(crate) fn offsets<const PLAIN: bool>(
         &self,
         slot: &SlotGuard<'_>,
         iova: Iova,
         len_bytes: u64,
     ) -> Option<(u64, u64)> {
-        let off = iova.0.wrapping_sub(self.base);
+        let off = iova.0.wrapping_sub(self.base_as::<PLAIN>());
         let more = len_bytes.wrapping_sub(1);
         let last = off.wrapping_add(more);
         // As in `map_span`: one comparison for what must not exceed the mask.
         let allowed = (iova.0 | len_bytes) & Self::PAGE_MASK == 0
-            && (off | more | last) <= self.ia_mask
+            && (off | more | last) <= self.ia_mask_as::<PLAIN>()
             && self.guard_is_ours(slot);
         allowed.then_some((off, last))
     }

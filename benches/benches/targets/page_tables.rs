@@ -26,6 +26,7 @@ const fn target(sse2: f64, avx2: f64, scalar: f64) -> f64 {
     }
 }
 
+#[inline(always)]
 fn pair(bed: &mut Bed, iova: u64, pa: u64, len: u64) {
     let Bed {
         table,

@@ -27,22 +27,25 @@ impl Lanes {
     #[inline(always)]
     pub(crate) unsafe fn all_zero(self, table: Table, first: usize, count: usize) -> bool {
         // SAFETY: as promised.
-        unsafe { self.or_all(table, first, count) == 0 }
+        unsafe { self.and_or_all(table, first, count) }.1 == 0
     }
 
-    /// The bits that any of `count` entries from `first` on has.
+    /// The bits that all, and those that any of `count` entries from `first` on
+    /// have.
     ///
     /// # Safety
     ///
     /// The entries lie in the table, and there is at least one.
     #[inline(always)]
-    pub(crate) unsafe fn or_all(self, table: Table, first: usize, count: usize) -> u64 {
-        let mut any = 0;
+    pub(crate) unsafe fn and_or_all(self, table: Table, first: usize, count: usize) -> (u64, u64) {
+        let (mut common, mut any) = (u64::MAX, 0);
         for index in first..first + count {
             // SAFETY: the caller promises that the entry is in the table.
-            any |= unsafe { table.entry(index) }.load(Ordering::Relaxed);
+            let entry = unsafe { table.entry(index) }.load(Ordering::Relaxed);
+            common &= entry;
+            any |= entry;
         }
-        any
+        (common, any)
     }
 
     /// The bits that `count` entries from `first` on have in common.

@@ -61,6 +61,10 @@ pub trait Format: sealed::Sealed + Copy + Send + Sync + fmt::Debug + 'static {
     const LAST_LEVEL_TYPE: u64;
     /// The granule.
     const GRANULE: Granule;
+    /// The bits of a table descriptor that hold an address.
+    const TABLE_ADDRESS: u64;
+    /// Whether they hold it as it is.
+    const ADDRESS_IN_PLACE: bool;
 
     /// An output address, or a next table's, in its place in a descriptor.
     fn encode_oa(pa: u64) -> u64;
@@ -211,6 +215,14 @@ impl<S: StageKind, G: GranuleKind, A: AddressKind> Format for Lpae<S, G, A> {
     } else {
         64
     };
+    const TABLE_ADDRESS: u64 = if A::LPA2 {
+        mask(49, Self::PAGE_LG2) | mask(9, 8)
+    } else if Self::SPLIT {
+        mask(47, 12)
+    } else {
+        mask(47, Self::PAGE_LG2)
+    };
+    const ADDRESS_IN_PLACE: bool = !A::LPA2 && !Self::SPLIT;
     const LAST_LEVEL_TYPE: u64 = S::LAST_LEVEL_TYPE;
     const QUIRKS: Quirks = S::QUIRKS;
     const LPA2: bool = A::LPA2;
