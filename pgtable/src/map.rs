@@ -20,6 +20,13 @@ pub(crate) struct Span {
     pub(crate) pa: u64,
 }
 
+/// Entries of one last-level table.
+pub(crate) struct Part {
+    pub(crate) table: Table,
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+}
+
 impl Span {
     /// What of the span lies in the entry that begins at `entry_off` and spans
     /// `1 << shift`.
@@ -187,7 +194,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
                 return Ok(());
             }
         }
-        self.map_long(off, off + (len_bytes - 1), pa, attrs)
+        self.map_long::<PLAIN>(off, off + (len_bytes - 1), pa, attrs)
     }
 
     /// Whether a range lies in one last-level table and does not fill it.
@@ -210,7 +217,13 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// The next most frequent: pages only, or blocks only with nothing in their
     /// way. Anything else goes on to [`map_any`](Self::map_any).
     #[inline(never)]
-    fn map_long(&self, off: u64, last: u64, pa: u64, attrs: u64) -> Result<(), MapError> {
+    fn map_long<const PLAIN: bool>(
+        &self,
+        off: u64,
+        last: u64,
+        pa: u64,
+        attrs: u64,
+    ) -> Result<(), MapError> {
         let span = Span { off, last, pa };
         let block = Self::LAST_TABLE_LG2;
         let inside = (1 << block) - 1;
@@ -220,10 +233,10 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             let in_one_table = (span.off ^ span.last) >> (block + F::INDEX_BITS) == 0;
             if in_one_table
                 && count < Self::ENTRIES
-                && block <= self.top_shift
-                && let Some((table, first)) = self.descend(span.off, block)
+                && (PLAIN || block <= self.top_shift)
+                && let Some((table, first)) = self.descend_as::<PLAIN>(span.off, block)
             {
-                // SAFETY: as in `map`, one level up.
+                // SAFETY: as in `map_many`, one level up.
                 if unsafe { self.lanes.all_zero(table, first, count) } {
                     // SAFETY: as above.
                     unsafe {
@@ -234,12 +247,62 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
                 }
             }
         } else if !blocks || (span.off ^ span.pa) & inside != 0 || span.has_no_whole(block) {
+            if self.map_two::<PLAIN>(span, attrs) {
+                return Ok(());
+            }
             self.prepare_pages(span)?;
             let written = self.write_pages(span, attrs);
             self.pool.memory.publish();
             return written;
         }
         self.map_any(span, attrs, self.sizes)
+    }
+
+    /// The pages of a span that lies in two last-level tables which are there.
+    /// Says whether it has mapped them; if not, nothing has changed.
+    #[inline(always)]
+    fn map_two<const PLAIN: bool>(&self, span: Span, attrs: u64) -> bool {
+        let Some(parts) = self.two_tables::<PLAIN>(span) else {
+            return false;
+        };
+        for part in &parts {
+            // SAFETY: the part lies in its table.
+            if !unsafe { self.lanes.all_zero(part.table, part.first, part.count) } {
+                return false;
+            }
+        }
+        let mut pa = span.pa;
+        for part in &parts {
+            let (table, first, count) = (part.table, part.first, part.count);
+            // SAFETY: as above.
+            unsafe { self.write_run(table, F::PAGE_LG2, first, count, pa, attrs, self.sizes) };
+            pa += (count as u64) << F::PAGE_LG2;
+        }
+        self.pool.memory.publish();
+        true
+    }
+
+    /// The two last-level tables that a span lies in, if it lies in two and they
+    /// need no attention, and which entries of each.
+    #[inline(always)]
+    pub(crate) fn two_tables<const PLAIN: bool>(&self, span: Span) -> Option<[Part; 2]> {
+        let second = (span.off | ((1 << Self::LAST_TABLE_LG2) - 1)) + 1;
+        if (second ^ span.last) >> Self::LAST_TABLE_LG2 != 0 {
+            return None;
+        }
+        let (table, first) = self.descend_as::<PLAIN>(span.off, F::PAGE_LG2)?;
+        let head = Part {
+            table,
+            first,
+            count: ((second - span.off) >> F::PAGE_LG2) as usize,
+        };
+        let (table, first) = self.descend_as::<PLAIN>(second, F::PAGE_LG2)?;
+        let tail = Part {
+            table,
+            first,
+            count: ((span.last - second) >> F::PAGE_LG2) as usize + 1,
+        };
+        Some([head, tail])
     }
 
     /// Pass one for pages only.

@@ -460,10 +460,26 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
 
     /// The output address of `iova` alone: what [`translate`](Self::translate)
     /// says, without decoding the rest.
-    #[inline]
+    #[inline(always)]
     pub fn translate_phys(&self, slot: &SlotGuard<'_>, iova: Iova) -> Option<PhysAddr> {
-        // The decoding that is not used goes away where this is compiled.
-        self.translate(slot, iova).map(|found| found.paddr)
+        let off = iova.0;
+        if self.plain
+            && off <= Self::PLAIN_MASK
+            && self.guard_is_ours(slot)
+            && let Some((table, index)) = self.descend_as::<true>(off, F::PAGE_LG2)
+        {
+            // SAFETY: in a section of our slots; the index is in bounds by its mask.
+            let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
+            let leaf = Self::is_leaf(descriptor, F::PAGE_LG2);
+            let paddr = F::decode_oa(descriptor) | off & Self::PAGE_MASK;
+            return leaf.then_some(PhysAddr(paddr));
+        }
+        self.translate_phys_other(slot, iova)
+    }
+
+    #[inline(never)]
+    fn translate_phys_other(&self, slot: &SlotGuard<'_>, iova: Iova) -> Option<PhysAddr> {
+        self.translate_other(slot, iova).map(|found| found.paddr)
     }
 
     #[inline(always)]

@@ -93,7 +93,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             sink.leaves(iova, len_bytes, Self::level_of(F::PAGE_LG2));
             return Ok(());
         }
-        self.unmap_long(off, off + (len_bytes - 1), sink)
+        self.unmap_long::<PLAIN, S>(off, off + (len_bytes - 1), sink)
     }
 
     /// [`unmap`](Self::unmap) for its most frequent range alone: fewer pages
@@ -185,7 +185,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// The next most frequent: blocks only, or pages only in tables that are not
     /// covered whole. Anything else goes on to [`unmap_any`](Self::unmap_any).
     #[inline(never)]
-    fn unmap_long<S: UnmapSink>(
+    fn unmap_long<const PLAIN: bool, S: UnmapSink>(
         &self,
         off: u64,
         last: u64,
@@ -200,8 +200,8 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             let in_one_table = (off ^ last) >> (block + F::INDEX_BITS) == 0;
             if in_one_table
                 && count < Self::ENTRIES
-                && block <= self.top_shift
-                && let Some((table, first)) = self.descend(off, block)
+                && (PLAIN || block <= self.top_shift)
+                && let Some((table, first)) = self.descend_as::<PLAIN>(off, block)
             {
                 // SAFETY: `first` is in bounds, and so is the end, because the
                 // range lies in one table.
@@ -223,6 +223,10 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
                 }
             }
         } else if span.has_no_whole(block) {
+            if self.clear_two::<PLAIN>(span) {
+                sink.leaves(self.iova(off), len_bytes, Self::level_of(F::PAGE_LG2));
+                return Ok(());
+            }
             let mapped = span.each(block, |part| {
                 let count = ((part.last - part.off) >> F::PAGE_LG2) as usize + 1;
                 self.descend(part.off, F::PAGE_LG2)
@@ -250,6 +254,30 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             }
         }
         self.unmap_any(off, last, sink)
+    }
+
+    /// Clears the pages of a span that lies in two last-level tables. Says
+    /// whether it has; if not, nothing has changed.
+    #[inline(always)]
+    fn clear_two<const PLAIN: bool>(&self, span: Span) -> bool {
+        let Some(parts) = self.two_tables::<PLAIN>(span) else {
+            return false;
+        };
+        for part in &parts {
+            // SAFETY: the part lies in its table.
+            if !unsafe { self.is_whole(part.table, F::PAGE_LG2, part.first, part.count) } {
+                return false;
+            }
+        }
+        for part in &parts {
+            // SAFETY: as above.
+            unsafe {
+                self.lanes.clear(part.table, part.first, part.count);
+                self.clean_as::<PLAIN>(part.table, part.first, part.count);
+            }
+        }
+        self.pool.memory.publish();
+        true
     }
 
     /// [`unmap_refusal`](Self::unmap_refusal) as a result: a call that ends the

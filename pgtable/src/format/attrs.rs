@@ -141,6 +141,28 @@ const fn stage_1_low(lpa2: bool) -> [u8; 256] {
     table
 }
 
+const HIGH_SHIFT: u32 = DBM.trailing_zeros();
+
+/// What bits 54:51 of a stage 1 leaf say. With DBM the hardware grants writes by
+/// clearing `READ_ONLY`.
+static STAGE_1_HIGH: [u8; 16] = {
+    let mut table = [0; 16];
+    let mut at = 0;
+    while at < table.len() {
+        let descriptor = (at as u64) << HIGH_SHIFT;
+        let mut prot = Prot::NONE;
+        if descriptor & DBM != 0 {
+            prot = prot.with(Prot::WRITE);
+        }
+        if descriptor & NEVER_EXECUTE != 0 {
+            prot = prot.with(Prot::NOEXEC);
+        }
+        table[at] = prot.bits();
+        at += 1;
+    }
+    table
+};
+
 impl StageKind for Stage1 {
     const STAGE: Stage = Stage::One;
     const QUIRKS: Quirks = Quirks::NS
@@ -163,15 +185,9 @@ impl StageKind for Stage1 {
 
     #[inline(always)]
     fn prot(descriptor: u64, lpa2: bool) -> Prot {
-        // With DBM the hardware grants writes by clearing `READ_ONLY`.
-        const SHIFT_WRITE: u32 = DBM.trailing_zeros() - Prot::WRITE.bits().trailing_zeros();
-        const SHIFT_NOEXEC: u32 =
-            NEVER_EXECUTE.trailing_zeros() - Prot::NOEXEC.bits().trailing_zeros();
-        let never = descriptor | descriptor >> 1;
-        let bits = STAGE_1_LOW[usize::from(lpa2)][(descriptor >> MEMORY_SHIFT) as usize & 0xff]
-            | (descriptor >> SHIFT_WRITE) as u8 & Prot::WRITE.bits()
-            | (never >> SHIFT_NOEXEC) as u8 & Prot::NOEXEC.bits();
-        Prot::truncated(bits)
+        let low = STAGE_1_LOW[usize::from(lpa2)][(descriptor >> MEMORY_SHIFT) as usize & 0xff];
+        let high = STAGE_1_HIGH[(descriptor >> HIGH_SHIFT) as usize & 0xf];
+        Prot::truncated(low | high)
     }
 
     fn geometry<F: Format>(ias: u32, _oas: u32) -> Geometry {
