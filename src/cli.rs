@@ -279,6 +279,10 @@ pub enum ModeArg {
     Strict,
     /// The buffer goes back at once, invalidations are collected
     Lazy,
+    /// The device works on copies, in memory of its own that stays mapped
+    Bounce,
+    /// All memory of the workload is registered once and stays mapped
+    Premapped,
 }
 
 impl ModeArg {
@@ -291,6 +295,8 @@ impl ModeArg {
             ModeArg::Passthrough => "passthrough",
             ModeArg::Strict => "strict",
             ModeArg::Lazy => "lazy",
+            ModeArg::Bounce => "bounce",
+            ModeArg::Premapped => "premapped",
         }
     }
 }

@@ -301,6 +301,33 @@ fn json_goes_to_standard_output_and_is_the_report() {
 }
 
 #[test]
+fn copied_and_registered_memory_ask_the_hardware_for_nothing() {
+    let bench = Bench::new();
+    let file = shipped("sd-strict-seqwrite_64k_direct");
+    let output = bench.replay(&file, &["--modes", "premapped,bounce"]);
+    assert!(output.status.success(), "{output:?}");
+    let report = json(&bench.out());
+    let [bounce, premapped] = report["results"].as_array().unwrap().as_slice() else {
+        panic!("{report}");
+    };
+    assert_eq!(
+        (&bounce["mode"], &premapped["mode"]),
+        (&"bounce".into(), &"premapped".into())
+    );
+    assert_eq!(bounce["stale_device_accesses"], 0);
+    assert!(bounce["exposure"]["probes"].as_u64().unwrap() > 0);
+    // Nothing is taken away, so there is nothing to count: no 0.
+    assert!(premapped["stale_device_accesses"].is_null());
+    assert!(premapped["exposure"].is_null());
+    for result in [bounce, premapped] {
+        assert_eq!(result["tlb_invalidate_commands"], 0.0);
+        assert_eq!(result["sync_commands"], 0.0);
+        assert!(result["iova_pages_held_max"].as_u64().unwrap() > 0);
+        assert!(!result["notes"].as_array().unwrap().is_empty());
+    }
+}
+
+#[test]
 fn an_earlier_report_is_shown_and_its_page_written_again() {
     let bench = Bench::new();
     let first = bench.replay(&shipped("sd-strict-seqwrite_64k_direct"), &[]);

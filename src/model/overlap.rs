@@ -5,6 +5,8 @@
 //! | passthrough | nobody | - |
 //! | strict | each request's completion, before the next transfer begins | idles (at depth 1) |
 //! | lazy | the request that finds its ring full, for all of them | idles (at depth 1) |
+//! | bounce | nobody: the pool stays mapped, the copies are processor time | - |
+//! | premapped | nobody: the memory stays mapped | - |
 //!
 //! "Before the next transfer" is what the driver of the 2021 thread did: its rate
 //! fell by the whole cost of the strict unmaps. A deeper device has other
@@ -29,7 +31,7 @@ pub enum Waits {
 /// Where the waits of `mode` stand.
 pub fn waits(mode: ModeArg) -> Waits {
     match mode {
-        ModeArg::Passthrough => Waits::Never,
+        ModeArg::Passthrough | ModeArg::Bounce | ModeArg::Premapped => Waits::Never,
         ModeArg::Strict | ModeArg::Lazy => Waits::BeforeNext,
     }
 }

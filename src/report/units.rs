@@ -14,7 +14,7 @@ pub(super) fn count(value: u64) -> String {
 }
 
 /// A count of things with a regular plural.
-pub(super) fn plural(number: u64, what: &str) -> String {
+pub(crate) fn plural(number: u64, what: &str) -> String {
     format!(
         "{} {what}{}",
         count(number),
@@ -83,7 +83,7 @@ pub(super) fn time_tick(ns: f64) -> String {
 }
 
 /// A number of bytes in binary units.
-pub(super) fn bytes(value: u64) -> String {
+pub(crate) fn bytes(value: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if value < 1024 {
         return format!("{value} B");

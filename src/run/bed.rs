@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dmabench_dma::{Device, DmaSegment, Domain, DomainConfig, Mapping, Mode, Segment};
 use dmabench_flushq::{BackendCounts, CostModel, CountingBackend, QueueConfig, TlbBackend};
 use dmabench_pgtable::{HeapTables, TableMemory, format::S1K4};
-use dmabench_platform::{Fences, Slots, ThreadSlots, TimeNs, VirtualClock};
+use dmabench_platform::{Fences, Iova, Slots, ThreadSlots, TimeNs, VirtualClock};
 use dmabench_smmu::soft::{
     SimMemory, SimMemoryConfig, SmmuContext, SoftConfig, SoftSmmu, Stage1Regs, StreamConfig,
 };
@@ -14,6 +14,7 @@ use dmabench_smmu::soft::{
 use super::{
     RunError,
     exposure::{Backend, Lab},
+    ground::{Counted, Ground},
     plan::Plan,
     watch::{Watch, Watched},
 };
@@ -22,9 +23,15 @@ use crate::{
     workload::{Request, Workload},
 };
 
+/// The domain of a device.
+pub(super) type BedDomain<B, M = HeapTables> = Domain<B, ThreadSlots, S1K4, M>;
+
+/// The domain of a device of an exposure run.
+pub(super) type SimDomain = BedDomain<Backend, Arc<SimMemory>>;
+
 /// Domains of one mode and backend.
 pub(super) struct Bed<B: TlbBackend, M: TableMemory = HeapTables> {
-    domains: Vec<Domain<B, ThreadSlots, S1K4, M>>,
+    domains: Vec<BedDomain<B, M>>,
     device: Device,
 }
 
@@ -44,7 +51,8 @@ fn slots(more: usize) -> Result<Arc<Slots>, RunError> {
 pub(crate) fn config(mode: ModeArg, plan: &Plan) -> DomainConfig {
     let mode = match mode {
         ModeArg::Passthrough => Mode::Passthrough,
-        ModeArg::Strict => Mode::Strict,
+        // What copies or registers memory stands on a strict domain.
+        ModeArg::Strict | ModeArg::Bounce | ModeArg::Premapped => Mode::Strict,
         ModeArg::Lazy => Mode::Lazy(QueueConfig {
             entries_per_slot: plan.flush_queue_entries,
             timeout_ns: plan.flush_timeout_ns,
@@ -63,17 +71,8 @@ impl Bed<CountingBackend> {
         mode: ModeArg,
         plan: &Plan,
     ) -> Result<Self, RunError> {
-        let slots = slots(0)?;
-        let domains = (workload.devices.iter())
-            .map(|_| {
-                let backend =
-                    CountingBackend::with_range_commands(&slots, plan.profile.costs.range_commands);
-                Domain::new(config(mode, plan), Arc::clone(&slots), backend, ())
-            })
-            .collect::<Result<_, _>>()
-            .map_err(RunError::refused)?;
         Ok(Bed {
-            domains,
+            domains: counting_domains(workload, mode, plan)?,
             device: Device::new(),
         })
     }
@@ -86,6 +85,11 @@ impl Bed<CountingBackend> {
         threads: usize,
         device: Device,
     ) -> Result<Self, RunError> {
+        if matches!(mode, ModeArg::Bounce | ModeArg::Premapped) {
+            return Err(RunError::refused(
+                "threads on one domain map and unmap their buffers themselves",
+            ));
+        }
         let slots = slots(threads)?;
         let backend =
             CountingBackend::with_range_commands(&slots, plan.profile.costs.range_commands);
@@ -96,20 +100,40 @@ impl Bed<CountingBackend> {
             device,
         })
     }
-
     /// What the backends were asked for.
     pub(super) fn counts(&self) -> BackendCounts {
-        let mut sum = BackendCounts::default();
-        for domain in &self.domains {
-            let counts = domain.backend().counts();
-            sum.ranges += counts.ranges;
-            sum.commands_by_address += counts.commands_by_address;
-            sum.commands_by_context += counts.commands_by_context;
-            sum.flush_alls += counts.flush_alls;
-            sum.syncs += counts.syncs;
-        }
-        sum
+        sum_counts(self.domains.iter().map(Domain::backend))
     }
+}
+
+/// A domain for each device of `workload`, on a backend that counts.
+pub(super) fn counting_domains(
+    workload: &Workload,
+    mode: ModeArg,
+    plan: &Plan,
+) -> Result<Vec<BedDomain<CountingBackend>>, RunError> {
+    let slots = slots(0)?;
+    (workload.devices.iter())
+        .map(|_| {
+            let backend =
+                CountingBackend::with_range_commands(&slots, plan.profile.costs.range_commands);
+            Domain::new(config(mode, plan), Arc::clone(&slots), backend, ())
+        })
+        .collect::<Result<_, _>>()
+        .map_err(RunError::refused)
+}
+
+pub(super) fn sum_counts<'b>(backends: impl Iterator<Item = &'b CountingBackend>) -> BackendCounts {
+    let mut sum = BackendCounts::default();
+    for backend in backends {
+        let counts = backend.counts();
+        sum.ranges += counts.ranges;
+        sum.commands_by_address += counts.commands_by_address;
+        sum.commands_by_context += counts.commands_by_context;
+        sum.flush_alls += counts.flush_alls;
+        sum.syncs += counts.syncs;
+    }
+    sum
 }
 
 impl Bed<Backend, Arc<SimMemory>> {
@@ -120,43 +144,52 @@ impl Bed<Backend, Arc<SimMemory>> {
         mode: ModeArg,
         plan: &Plan,
     ) -> Result<(Self, Lab), RunError> {
-        let clock = Arc::new(VirtualClock::new(TimeNs(0)));
-        let memory = SimMemory::new(SimMemoryConfig::default()).map_err(RunError::refused)?;
-        let smmu = SoftSmmu::new(
-            Arc::clone(&memory),
-            Arc::clone(&clock) as _,
-            SoftConfig::default(),
-        );
-        let watch = Watch::new(Arc::clone(&clock));
-        let watched = Watched::new(Arc::clone(&smmu), Arc::clone(&watch));
-        let backend = Arc::new(CostModel::new(
-            watched,
-            plan.profile.costs,
-            Arc::clone(&clock),
-        ));
-        let slots = slots(0)?;
-        let mut domains = Vec::new();
-        let mut devices = Vec::new();
-        for index in 0..workload.devices.len() as u16 {
-            let domain = Domain::with_parts(
-                config(mode, plan),
-                Arc::clone(&slots),
-                ThreadSlots,
-                Arc::clone(&memory),
-                Arc::clone(&backend),
-                context(index),
-            )
-            .map_err(RunError::refused)?;
-            let registers = Stage1Regs::for_table(&domain.registers());
-            let stream = StreamConfig::stage1(asid(index), registers);
-            devices.push(smmu.attach(stream).map_err(RunError::refused)?);
-            domains.push(domain);
-        }
-        watch.set_devices(devices);
-        let lab = Lab { clock, smmu, watch };
+        let (domains, lab) = simulated_domains(workload, mode, plan)?;
         let device = Device::new();
         Ok((Bed { domains, device }, lab))
     }
+}
+
+/// As [`counting_domains`], in front of one software SMMU.
+pub(super) fn simulated_domains(
+    workload: &Workload,
+    mode: ModeArg,
+    plan: &Plan,
+) -> Result<(Vec<SimDomain>, Lab), RunError> {
+    let clock = Arc::new(VirtualClock::new(TimeNs(0)));
+    let memory = SimMemory::new(SimMemoryConfig::default()).map_err(RunError::refused)?;
+    let smmu = SoftSmmu::new(
+        Arc::clone(&memory),
+        Arc::clone(&clock) as _,
+        SoftConfig::default(),
+    );
+    let watch = Watch::new(Arc::clone(&clock));
+    let watched = Watched::new(Arc::clone(&smmu), Arc::clone(&watch));
+    let backend = Arc::new(CostModel::new(
+        watched,
+        plan.profile.costs,
+        Arc::clone(&clock),
+    ));
+    let slots = slots(0)?;
+    let mut domains = Vec::new();
+    let mut devices = Vec::new();
+    for index in 0..workload.devices.len() as u16 {
+        let domain = Domain::with_parts(
+            config(mode, plan),
+            Arc::clone(&slots),
+            ThreadSlots,
+            Arc::clone(&memory),
+            Arc::clone(&backend),
+            context(index),
+        )
+        .map_err(RunError::refused)?;
+        let registers = Stage1Regs::for_table(&domain.registers());
+        let stream = StreamConfig::stage1(asid(index), registers);
+        devices.push(smmu.attach(stream).map_err(RunError::refused)?);
+        domains.push(domain);
+    }
+    watch.set_devices(devices);
+    Ok((domains, Lab { clock, smmu, watch }))
 }
 
 /// ASID 0 is left to nobody, so that a context that was never set is seen.
@@ -222,5 +255,50 @@ impl<B: TlbBackend, M: TableMemory> Bed<B, M> {
             held.1 += stats.page_table_bytes;
         }
         held
+    }
+}
+
+impl<'w, B: TlbBackend, M: TableMemory> Ground<'w> for Bed<B, M> {
+    type Live = Mapping;
+
+    #[inline]
+    fn map(
+        &self,
+        request: &Request,
+        segments: &'w [Segment],
+        out: &mut [DmaSegment],
+    ) -> Result<Mapping, RunError> {
+        Bed::map(self, request, segments, out)
+    }
+
+    #[inline]
+    fn unmap(&self, device: u16, mapping: Mapping) -> Result<(), RunError> {
+        Bed::unmap(self, device, mapping)
+    }
+
+    fn range(mapping: &Mapping) -> Option<(Iova, u64)> {
+        mapping.mapped_range()
+    }
+
+    fn next_deadline(&self) -> Option<TimeNs> {
+        Bed::next_deadline(self)
+    }
+
+    fn poll(&self, now: TimeNs) -> Result<(), RunError> {
+        Bed::poll(self, now)
+    }
+
+    fn drain(&self) -> Result<(), RunError> {
+        Bed::drain(self)
+    }
+
+    fn held(&self) -> (u64, u64) {
+        Bed::held(self)
+    }
+}
+
+impl Counted for Bed<CountingBackend> {
+    fn counts(&self) -> BackendCounts {
+        Bed::counts(self)
     }
 }

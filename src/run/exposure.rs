@@ -12,15 +12,18 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use dmabench_dma::{DmaSegment, Mapping};
+use dmabench_dma::DmaSegment;
 use dmabench_flushq::CostModel;
 use dmabench_platform::{Clock, TimeNs, VirtualClock};
-use dmabench_smmu::soft::{Access, SimMemory, SoftSmmu};
+use dmabench_smmu::soft::{Access, SoftSmmu};
 
 use super::{
     GRANULE, RunError,
     bed::{self, Bed},
+    copies,
+    ground::Ground,
     plan::Plan,
+    registered,
     watch::{Mapped, Seen, Watch, Watched},
 };
 use crate::{
@@ -57,6 +60,8 @@ pub(super) struct Exposed {
     pub(super) page_table_bytes: u64,
     /// Requests that were run, where that is not all of them.
     pub(super) cut_after: Option<u64>,
+    /// What a reader of the result should know.
+    pub(super) notes: Vec<String>,
 }
 
 /// What a bed for exposure runs consists of besides the domains.
@@ -74,12 +79,21 @@ pub(super) fn run(
     plan: &Plan,
     interrupted: &AtomicBool,
 ) -> Result<Exposed, RunError> {
-    if mode == ModeArg::Passthrough {
-        return Ok(Exposed::default());
-    }
-    let (bed, lab) = Bed::simulated(workload, mode, plan)?;
     let limit = requests_of(workload, REQUESTS_MAX, PAGES_MAX);
-    run_on(&bed, &lab, workload, mode, plan, limit, interrupted)
+    match mode {
+        ModeArg::Passthrough => Ok(Exposed::default()),
+        ModeArg::Premapped => registered::exposed(workload, plan),
+        ModeArg::Bounce => {
+            let (bed, lab) = copies::simulated(workload, plan)?;
+            let mut exposed = run_on(&bed, &lab, workload, mode, plan, limit, interrupted)?;
+            exposed.notes.push(bed.note());
+            Ok(exposed)
+        }
+        _ => {
+            let (bed, lab) = Bed::simulated(workload, mode, plan)?;
+            run_on(&bed, &lab, workload, mode, plan, limit, interrupted)
+        }
+    }
 }
 
 /// How many of the first requests are within the limits.
@@ -92,12 +106,12 @@ fn requests_of(workload: &Workload, requests_max: u64, pages_max: u64) -> u64 {
     (within.count() as u64).clamp(1, requests_max)
 }
 
-fn run_on(
-    bed: &Bed<Backend, Arc<SimMemory>>,
-    lab: &Lab,
-    workload: &Workload,
+fn run_on<'a, G: Ground<'a>>(
+    bed: &'a G,
+    lab: &'a Lab,
+    workload: &'a Workload,
     mode: ModeArg,
-    plan: &Plan,
+    plan: &'a Plan,
     requests_max: u64,
     interrupted: &AtomicBool,
 ) -> Result<Exposed, RunError> {
@@ -147,13 +161,13 @@ fn run_on(
     Ok(exposed)
 }
 
-struct Run<'a> {
+struct Run<'a, G: Ground<'a>> {
     workload: &'a Workload,
     mode: ModeArg,
     plan: &'a Plan,
-    bed: &'a Bed<Backend, Arc<SimMemory>>,
+    bed: &'a G,
     lab: &'a Lab,
-    live: Vec<Option<Mapping>>,
+    live: Vec<Option<G::Live>>,
     out: Vec<DmaSegment>,
     mapped_pages: u64,
     held_max: u64,
@@ -162,11 +176,11 @@ struct Run<'a> {
     timeline: Vec<TimelinePoint>,
 }
 
-impl Run<'_> {
+impl<'a, G: Ground<'a>> Run<'a, G> {
     fn map(&mut self, request: &Request) -> Result<(), RunError> {
         let segments = self.workload.segments(request);
         let mapping = self.bed.map(request, segments, &mut self.out)?;
-        let (iova, len_bytes) = (mapping.mapped_range())
+        let (iova, len_bytes) = G::range(&mapping)
             .ok_or_else(|| RunError::Defect("a mapping without I/O pages".to_owned()))?;
         let place = request.place as usize;
         self.lab.watch.mapped(
@@ -201,7 +215,7 @@ impl Run<'_> {
         let served =
             (self.lab.clock.now()).saturating_add_ns(self.plan.device.service_ns(request.bytes));
         self.advance_to(served)?;
-        let range = mapping.mapped_range();
+        let range = G::range(&mapping);
         self.bed.unmap(request.device, mapping)?;
         if let Some((iova, len_bytes)) = range {
             self.mapped_pages -= len_bytes >> GRANULE.lg2();
@@ -290,7 +304,7 @@ impl Run<'_> {
                 stale_window_p50_ns: (windows_ns.get(windows_ns.len() / 2)).map_or(0, |ns| *ns),
                 stale_window_bound_ns: match self.mode {
                     ModeArg::Lazy => self.plan.stale_bound_ns(),
-                    ModeArg::Strict | ModeArg::Passthrough => 0,
+                    _ => 0,
                 },
                 violations: 0,
                 flushes_ring_full: seen.flushes - self.flushes_timer,
@@ -304,6 +318,7 @@ impl Run<'_> {
             iova_pages_held_max: self.held_max,
             page_table_bytes: self.table_bytes_max,
             cut_after: None,
+            notes: Vec::new(),
         })
     }
 }

@@ -9,10 +9,13 @@
 
 mod bed;
 mod clock;
+mod copies;
 mod exposure;
+mod ground;
 mod latency;
 mod machine;
 mod plan;
+mod registered;
 pub mod threads;
 mod timing;
 mod watch;
@@ -184,6 +187,12 @@ fn notes(plan: &Plan, clock: &TickClock) -> Vec<String> {
             plan.requests_min
         ));
     }
+    if plan.modes.contains(&ModeArg::Bounce) {
+        notes.push(copies::mode_note());
+    }
+    if plan.modes.contains(&ModeArg::Premapped) {
+        notes.push(registered::MODE_NOTE.to_owned());
+    }
     if cfg!(debug_assertions) {
         notes.push(
             "Built without optimisation: the measured figures say nothing; use --release."
@@ -204,7 +213,8 @@ fn result(
     let per_request = |all: f64| all / timing.counted_requests as f64;
     let per_pass = |count: u64| per_request(count as f64) * requests as f64;
     let counts = &timing.counts;
-    let translated = mode != ModeArg::Passthrough;
+    // Passthrough and premapped take nothing away, so nothing is left behind.
+    let taken_away = !matches!(mode, ModeArg::Passthrough | ModeArg::Premapped);
     let request_time = RequestTime {
         bytes: workload.bytes() as f64 / requests as f64,
         device_ns: plan.device.mean_service_ns(requests, workload.bytes()),
@@ -212,7 +222,7 @@ fn result(
         issue_ns: per_request(plan.profile.processor_ns(counts)),
         iommu_ns: per_request(plan.profile.iommu_ns(counts)),
     };
-    let mut notes = Vec::new();
+    let mut notes = exposed.notes;
     if let Some(done) = exposed.cut_after {
         notes.push(format!(
             "The exposure run covers the first {done} of {requests} requests."
@@ -238,8 +248,8 @@ fn result(
         tlb_invalidate_commands: per_pass(counts.commands() - counts.flush_alls),
         tlb_flush_all_commands: per_pass(counts.flush_alls),
         sync_commands: per_pass(counts.syncs),
-        stale_device_accesses: translated.then_some(exposed.stale_accesses),
-        stale_window_max_ns: translated.then_some(exposed.stale_window_max_ns),
+        stale_device_accesses: taken_away.then_some(exposed.stale_accesses),
+        stale_window_max_ns: taken_away.then_some(exposed.stale_window_max_ns),
         iova_pages_held_max: exposed.iova_pages_held_max,
         page_table_bytes: exposed.page_table_bytes,
         modelled_ns_per_request: per_request(plan.profile.hardware_ns(counts)),

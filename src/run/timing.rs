@@ -10,11 +10,20 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use dmabench_dma::{DmaSegment, Mapping};
-use dmabench_flushq::{BackendCounts, CountingBackend};
+use dmabench_dma::DmaSegment;
+use dmabench_flushq::BackendCounts;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{RunError, bed::Bed, clock::TickClock, latency::Latencies, plan::Plan};
+use super::{
+    RunError,
+    bed::Bed,
+    clock::TickClock,
+    copies,
+    ground::{Counted, Ground},
+    latency::Latencies,
+    plan::Plan,
+    registered,
+};
 use crate::{
     cli::ModeArg,
     report::{CurvePoint, LatencyNs, Spread},
@@ -89,10 +98,12 @@ pub(super) fn run(
 /// One mode, with everything it keeps from round to round.
 struct Subject<'a> {
     mode: ModeArg,
-    runner: Runner<'a>,
+    runner: Box<dyn Player<'a> + 'a>,
     timed: Timed<'a>,
     cpu: Vec<f64>,
     interrupted: &'a AtomicBool,
+    /// Of one pass.
+    requests: u64,
     timed_requests: u64,
     counted_requests: u64,
     /// At the end of the first pass, which begins with an empty queue.
@@ -107,11 +118,17 @@ impl<'a> Subject<'a> {
         clock: &'a TickClock,
         interrupted: &'a AtomicBool,
     ) -> Result<Self, RunError> {
-        let mut runner = Runner::new(workload, Bed::counting(workload, mode, plan)?);
-        runner.pass(&mut Untimed, interrupted, 0)?;
+        let mut runner: Box<dyn Player<'a> + 'a> = match mode {
+            ModeArg::Bounce => Box::new(Runner::new(workload, copies::counting(workload, plan)?)),
+            ModeArg::Premapped => {
+                Box::new(Runner::new(workload, registered::counting(workload, plan)?))
+            }
+            _ => Box::new(Runner::new(workload, Bed::counting(workload, mode, plan)?)),
+        };
+        runner.untimed(interrupted, 0)?;
         Ok(Subject {
             mode,
-            counts_before: runner.bed.counts(),
+            counts_before: runner.counts(),
             runner,
             timed: Timed {
                 clock,
@@ -121,6 +138,7 @@ impl<'a> Subject<'a> {
             },
             cpu: Vec::new(),
             interrupted,
+            requests: workload.requests().len() as u64,
             timed_requests: 0,
             counted_requests: 0,
         })
@@ -128,8 +146,8 @@ impl<'a> Subject<'a> {
 
     fn round(&mut self, passes: u64, batches: u64, batch: u64) -> Result<(), RunError> {
         // The processor's caches as they are in the middle of a run.
-        if (self.runner.workload.requests().len() as u64) < LONG_PASS {
-            self.counted_requests += self.runner.pass(&mut Untimed, self.interrupted, 0)?;
+        if self.requests < LONG_PASS {
+            self.counted_requests += self.runner.untimed(self.interrupted, 0)?;
         }
         for _ in 0..passes {
             self.timed_pass(0)?;
@@ -141,7 +159,7 @@ impl<'a> Subject<'a> {
     }
 
     fn timed_pass(&mut self, at_least: u64) -> Result<(), RunError> {
-        let done = (self.runner).pass(&mut self.timed, self.interrupted, at_least)?;
+        let done = (self.runner).timed(&mut self.timed, self.interrupted, at_least)?;
         self.timed_requests += done;
         self.counted_requests += done;
         Ok(())
@@ -151,7 +169,7 @@ impl<'a> Subject<'a> {
         let begun = thread_cpu_ns();
         let mut done = 0;
         for _ in 0..passes {
-            done += (self.runner).pass(&mut Untimed, self.interrupted, at_least)?;
+            done += self.runner.untimed(self.interrupted, at_least)?;
         }
         let spent = thread_cpu_ns() - begun;
         self.counted_requests += done;
@@ -179,7 +197,7 @@ impl<'a> Subject<'a> {
             map: self.timed.map.finish(clock),
             unmap: self.timed.unmap.finish(clock),
             cpu_ns_per_request: spread(self.cpu),
-            counts: self.runner.bed.counts() - self.counts_before,
+            counts: self.runner.counts() - self.counts_before,
             counted_requests: self.counted_requests,
         }
     }
@@ -229,16 +247,48 @@ impl Watch for Timed<'_> {
     }
 }
 
-struct Runner<'a> {
+/// Passes over a workload, whatever they run on: one indirect call for each
+/// pass, none for a request.
+trait Player<'a> {
+    fn untimed(&mut self, interrupted: &AtomicBool, at_least: u64) -> Result<u64, RunError>;
+    fn timed(
+        &mut self,
+        watch: &mut Timed<'a>,
+        interrupted: &AtomicBool,
+        at_least: u64,
+    ) -> Result<u64, RunError>;
+    fn counts(&self) -> BackendCounts;
+}
+
+impl<'a, G: Ground<'a> + Counted> Player<'a> for Runner<'a, G> {
+    fn untimed(&mut self, interrupted: &AtomicBool, at_least: u64) -> Result<u64, RunError> {
+        self.pass(&mut Untimed, interrupted, at_least)
+    }
+
+    fn timed(
+        &mut self,
+        watch: &mut Timed<'a>,
+        interrupted: &AtomicBool,
+        at_least: u64,
+    ) -> Result<u64, RunError> {
+        self.pass(watch, interrupted, at_least)
+    }
+
+    fn counts(&self) -> BackendCounts {
+        self.bed.counts()
+    }
+}
+
+struct Runner<'a, G: Ground<'a>> {
     workload: &'a Workload,
-    bed: Bed<CountingBackend>,
-    live: Vec<Option<Mapping>>,
+    bed: G,
+    live: Vec<Option<G::Live>>,
     /// What the driver would tell the device.
     out: Vec<DmaSegment>,
 }
 
-impl<'a> Runner<'a> {
-    fn new(workload: &'a Workload, bed: Bed<CountingBackend>) -> Self {
+impl<'a, G: Ground<'a>> Runner<'a, G> {
+    fn new(workload: &'a Workload, bed: G) -> Self {
         Runner {
             workload,
             bed,
