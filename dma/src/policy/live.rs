@@ -26,14 +26,17 @@ pub trait LiveDomain {
     /// What the domain does now.
     fn domain_type(&self) -> DomainType;
 
-    /// From strict to lazy, under running requests (L4).
+    /// From strict to lazy, under running requests (L4). Also called on a domain
+    /// that is lazy, which it stays: also one whose way back to strict has
+    /// failed.
     ///
     /// # Errors
     ///
     /// `Self::Error`; [`domain_type`](Self::domain_type) tells what is.
     fn relax(&self) -> Result<(), Self::Error>;
 
-    /// From lazy to strict, by a flush of all that waits (L4).
+    /// From lazy to strict, under running requests, by a flush of all that waits
+    /// (L4).
     ///
     /// # Errors
     ///

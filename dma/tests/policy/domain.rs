@@ -164,6 +164,26 @@ fn l4_a_way_back_that_fails_half_way_reads_as_lazy_until_all_is_flushed() {
     assert_eq!(stale(&domain, &exposed), 0);
 }
 
+/// It reads `DMA-FQ` before and after, but only one of the two lasts.
+#[test]
+fn a_write_takes_back_half_a_change_to_strict() {
+    let (mut registry, group, domain) = bound::<Arc<_>>(DomainType::DmaFq);
+    transfer(&domain);
+    domain.backend().inject(Fault::Late);
+    registry.tighten(group).unwrap_err();
+    assert_eq!(
+        registry.write_type(group, b"DMA-FQ").unwrap_err().errno(),
+        1
+    );
+    registry.unbind(CARD).unwrap();
+    assert_eq!(domain.mode(), Mode::Strict);
+    registry.write_type(group, b"DMA-FQ").unwrap();
+    assert!(Arc::ptr_eq(registry.domain(group).unwrap(), &domain));
+    domain.drain().unwrap();
+    assert_eq!(registry.read_type(group), Some("DMA-FQ"));
+    assert_eq!(stale(&domain, &transfer(&domain)), 1);
+}
+
 #[test]
 fn a_passthrough_domain_refuses_to_be_changed() {
     let (_, _, domain) = bound::<Arc<_>>(DomainType::Identity);

@@ -123,7 +123,7 @@ impl<M: MakeDomain> Registry<M> {
         }
     }
 
-    /// An SMMU appears. Groups that waited for it are settled.
+    /// An SMMU appears, for good. Groups that waited for it are settled.
     ///
     /// # Errors
     ///
@@ -344,7 +344,11 @@ impl<M: MakeDomain> Registry<M> {
             return Err(WriteError::NotSettled(group));
         };
         let has = settled.domain.domain_type();
-        if request == TypeRequest::Type(DomainType::DmaFq) && has == DomainType::Dma {
+        // A lazy one may be half-way back to strict; with no driver bound the
+        // request takes that back, too.
+        let bound = self.is_bound(group);
+        let live = has == DomainType::Dma || has == DomainType::DmaFq && !bound;
+        if request == TypeRequest::Type(DomainType::DmaFq) && live {
             // Pinned for as long as anything is attached that was bound while an
             // untrusted device was in the group.
             if settled.pinned {
@@ -360,7 +364,7 @@ impl<M: MakeDomain> Registry<M> {
                 is => Err(WriteError::NotSwitched { is }),
             };
         }
-        if self.is_bound(group) {
+        if bound {
             return Err(WriteError::InUse { group, has });
         }
         let choice = match request {
