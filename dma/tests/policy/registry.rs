@@ -165,6 +165,61 @@ fn a_choice_lapses_when_a_member_rules_it_out() {
 }
 
 #[test]
+fn a_choice_that_a_late_device_overrules_live_does_not_come_back() {
+    let (mut registry, _) = ready(SystemDefaults::default());
+    let group = registry.add_device(device(1, 5, DeviceVote::NONE)).unwrap();
+    registry.bind(DeviceId(1)).unwrap();
+    registry.write_type(group, b"DMA-FQ").unwrap();
+    registry
+        .add_device(device(2, 5, DeviceVote::STRICT))
+        .unwrap();
+    assert_eq!(registry.read_type(group), Some("DMA"));
+    registry.remove_device(DeviceId(2)).unwrap();
+    registry.unbind(DeviceId(1)).unwrap();
+    assert_eq!(registry.read_type(group), Some("DMA"));
+}
+
+#[test]
+fn a_late_device_behind_an_smmu_that_the_domain_does_not_serve_stays_out() {
+    let (mut registry, maker) = ready(SystemDefaults::default());
+    let behind = |id, instance| DeviceInfo::new(DeviceId(id), InstanceId(instance), vec![id]);
+    let group = registry.add_device(behind(1, 0).alias(4)).unwrap();
+    registry.bind(DeviceId(1)).unwrap();
+    let in_use = Err(AddError::GroupInUse { group });
+    assert_eq!(registry.add_device(behind(2, 1).alias(4)), in_use);
+    registry
+        .add_instance(InstanceId(1), InstanceVote::default())
+        .unwrap();
+    assert_eq!(registry.add_device(behind(2, 1).alias(4)), in_use);
+    registry.unbind(DeviceId(1)).unwrap();
+    assert_eq!(registry.add_device(behind(2, 1).alias(4)), Ok(group));
+    let (domain, _) = registry.bind(DeviceId(1)).unwrap();
+    assert_eq!(domain.instances, [InstanceId(0), InstanceId(1)]);
+    assert_eq!(maker.made.get(), 2);
+}
+
+#[test]
+fn a_choice_stays_in_a_joined_group_only_if_it_was_boths() {
+    for (words, joined) in [
+        (["DMA-FQ", "DMA-FQ"], "DMA-FQ"),
+        (["DMA-FQ", "DMA"], "DMA"),
+        (["identity", "auto"], "DMA"),
+        (["auto", "DMA-FQ"], "DMA"),
+    ] {
+        let (mut registry, _) = ready(SystemDefaults::default());
+        let groups = [1, 2].map(|n| registry.add_device(device(n, n, DeviceVote::NONE)));
+        for (group, word) in groups.iter().zip(words) {
+            registry
+                .write_type(group.unwrap(), word.as_bytes())
+                .unwrap();
+        }
+        let bridge = DeviceInfo::new(DeviceId(3), InstanceId(0), vec![1, 2]);
+        let group = registry.add_device(bridge).unwrap();
+        assert_eq!(registry.read_type(group), Some(joined), "{words:?}");
+    }
+}
+
+#[test]
 fn two_groups_become_one_only_while_no_driver_is_bound() {
     let (mut registry, _) = ready(SystemDefaults::default());
     let first = registry.add_device(device(1, 1, DeviceVote::LAZY)).unwrap();
