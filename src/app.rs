@@ -23,6 +23,7 @@ use crate::{
     report::{self, Report, ReportError},
     run::{self, Plan, RunError},
     scenario::{self, Scenario, ScenarioOptions},
+    sweep::{self, SweepArgs, SweepError},
     trace::{self, TraceError, shipped},
     workload::{
         Workload,
@@ -76,6 +77,8 @@ pub enum AppError {
     },
     /// `map` cannot be done as asked for.
     Map(MapError),
+    /// `sweep` cannot be done as asked for.
+    Sweep(SweepError),
     /// `breakdown` cannot be done as asked for.
     Breakdown(BreakdownError),
     /// The replay in QEMU stopped.
@@ -95,6 +98,7 @@ impl fmt::Display for AppError {
             AppError::Report(error) => error.fmt(f),
             AppError::Run(error) => error.fmt(f),
             AppError::Map(error) => error.fmt(f),
+            AppError::Sweep(error) => error.fmt(f),
             AppError::Breakdown(error) => error.fmt(f),
             #[cfg(target_os = "linux")]
             AppError::Qemu(error) => error.fmt(f),
@@ -145,6 +149,12 @@ impl From<MapError> for AppError {
 impl From<BreakdownError> for AppError {
     fn from(error: BreakdownError) -> Self {
         AppError::Breakdown(error)
+    }
+}
+
+impl From<SweepError> for AppError {
+    fn from(error: SweepError) -> Self {
+        AppError::Sweep(error)
     }
 }
 
@@ -208,12 +218,56 @@ pub fn main(cli: &Cli, command_line: Vec<String>) -> Result<u8, AppError> {
             print_json_or(&found, options)?;
             Ok(exit_code(found.interrupted))
         }
+        Command::Sweep(args) => sweeps(args, options),
         Command::Breakdown(args) => {
             let found = breakdown::run(args, options, &INTERRUPTED)?;
             print_json_or(&found, options)?;
             Ok(exit_code(found.interrupted))
         }
     }
+}
+
+/// Sweeps, and writes what was done even if that is not all.
+fn sweeps(args: &SweepArgs, options: &RunOptions) -> Result<u8, AppError> {
+    report::check_out_dir(&options.out)?;
+    let mut wanted = options.clone();
+    let mut shape = ShapeOptions {
+        length: args.length,
+        ..ShapeOptions::default()
+    };
+    if wanted.workload.is_empty() {
+        wanted.workload.push(sweep::WORKLOAD_DEFAULT.to_owned());
+        shape.length.get_or_insert(sweep::LENGTH_DEFAULT);
+    }
+    let workloads = match args.what {
+        Some(sweep::What::Sizes) => Vec::new(),
+        _ => compare_workloads(&wanted, &shape)?,
+    };
+    let bar = progress_bar(0);
+    let begin = |points| bar.set_length(points);
+    let found = sweep::run(
+        args,
+        options,
+        &workloads,
+        &begin,
+        &|| bar.inc(1),
+        &INTERRUPTED,
+    )?;
+    bar.finish_and_clear();
+    WRITING.store(true, Ordering::Relaxed);
+    let written = sweep::write(&found, &options.out);
+    WRITING.store(false, Ordering::Relaxed);
+    let written = written?;
+    print_json_or(&found, options)?;
+    if !options.json {
+        print(&format!(
+            "Sweep: {}, {} and {}\n",
+            written.html.display(),
+            written.csv.display(),
+            written.json.display()
+        ))?;
+    }
+    Ok(exit_code(found.missing > 0))
 }
 
 fn exit_code(interrupted: bool) -> u8 {

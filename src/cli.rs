@@ -9,6 +9,7 @@ use crate::{
     map::MapArgs,
     model::{self, HardwareProfile},
     scenario::Scenario,
+    sweep::SweepArgs,
     workload::generate::{Players, Shape, SizeMix},
 };
 
@@ -58,6 +59,8 @@ pub enum Command {
     },
     /// Time map and unmap calls as Linux's dma_map_benchmark does, and more
     Map(MapArgs),
+    /// Vary the flush queue's size and timeout, and the size of requests
+    Sweep(SweepArgs),
     /// Show where the time of a request goes: alloc, page table, find, free, invalidate, other
     Breakdown(BreakdownArgs),
     /// Let an emulated SD card do the I/O of every workload, through QEMU's SMMUv3
@@ -262,7 +265,7 @@ fn profile(name: &str) -> Result<HardwareProfile, String> {
     })
 }
 
-fn queue_entries(text: &str) -> Result<usize, String> {
+pub(crate) fn queue_entries(text: &str) -> Result<usize, String> {
     let max = dmabench_flushq::FlushQueue::<()>::MAX_ENTRIES;
     match text.parse() {
         Ok(n) if (2..=max).contains(&n) && n.is_power_of_two() => Ok(n),

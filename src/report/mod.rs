@@ -24,6 +24,7 @@ pub use compare::{
     COMPARISON_VERSION, Change, Comparison, NotComparable, OnlyInOne, RunId, compare,
     text as comparison_text,
 };
+pub use html::sweep_page;
 pub use schema::*;
 pub use table::table;
 pub(crate) use units::{bytes, plural};

@@ -6,6 +6,7 @@
 mod figures;
 mod method;
 mod plots;
+mod sweep;
 
 use std::fmt::Write as _;
 
@@ -13,6 +14,7 @@ use super::units::{bytes, count, plural, utc};
 use super::verdict::{summary, verdicts};
 use super::{Report, ReportError, Source, Workload};
 use plots::Figure;
+pub use sweep::sweep_page;
 
 /// Makes text safe inside an element and inside a quoted attribute. Characters that a page may
 /// not hold become U+FFFD.
