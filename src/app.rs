@@ -396,8 +396,8 @@ fn compare_workloads(
         .collect::<Result<Vec<_>, _>>()?;
     for generator in generate::ALL.iter().filter(|g| options.wants(g.name())) {
         let generator = (generator.shaped(&shape.shape())).map_err(AppError::Option)?;
-        let streams = generate::streams(&*generator, options.seed, shape.players());
-        workloads.extend(streams);
+        let players = shape.players();
+        workloads.push(generate::played_by(&*generator, options.seed, players));
     }
     Ok(workloads)
 }

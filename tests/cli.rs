@@ -482,20 +482,59 @@ fn options_of_generated_workloads_reach_the_report() {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     let report = json(&bench.out());
-    let workloads = report["workloads"].as_array().unwrap();
-    assert_eq!(workloads[0]["name"], "cqe thread 1/2");
-    assert_eq!(workloads[1]["name"], "cqe thread 2/2");
-    for workload in workloads {
-        assert_eq!(workload["requests"], 100);
-        assert_eq!(workload["live_max"], 8);
-        assert_eq!(workload["sizes"].as_array().unwrap().len(), 2);
-    }
+    let workload = &report["workloads"][0];
+    assert_eq!(workload["name"], "cqe, 2 threads");
+    assert_eq!(workload["requests"], 200);
+    assert_eq!(workload["live_max"], 16);
+    assert_eq!(workload["sizes"].as_array().unwrap().len(), 2);
     let other = &report["options"]["other"];
     assert_eq!(other["sizes"], "4K:3,64K:1");
     assert_eq!(
         (&other["depth"], &other["threads"]),
         (&"8".into(), &"2".into())
     );
+}
+
+/// Several threads on one address space: the requests of all of them, and how
+/// evenly they came on.
+#[test]
+fn threads_and_pairs_play_a_workload_together() {
+    for (option, name) in [("--threads", "2 threads"), ("--pairs", "2 pairs")] {
+        let bench = Bench::new();
+        let mut command = bench.command();
+        command.args(["--workload", "contend", "--length", "500", option, "2"]);
+        let output = command.args(["--requests", "3000"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let report = json(&bench.out());
+        let results = report["results"].as_array().unwrap();
+        assert_eq!(
+            results.len(),
+            report["options"]["other"]["modes"]
+                .as_str()
+                .unwrap()
+                .split(',')
+                .count()
+        );
+        for result in results {
+            assert_eq!(result["workload"], format!("nvme-contend, {name}"));
+            assert_eq!(
+                (&result["requests"], &result["passes"]),
+                (&1000.into(), &3.into())
+            );
+            let notes = result["notes"].to_string();
+            assert!(
+                notes.contains(name) && notes.contains("fairness"),
+                "{notes}"
+            );
+            if result["mode"] == "strict" {
+                assert_eq!(result["sync_commands"], 1000);
+                assert_eq!(result["stale_device_accesses"], 0);
+                assert_eq!(result["exposure"]["requests"], 1000);
+            }
+        }
+        let shown = (bench.command().args(["report", "out/report.json"])).output();
+        assert!(shown.unwrap().status.success());
+    }
 }
 
 /// Ctrl-C ends the run early, with what was found until then.

@@ -10,6 +10,7 @@
 mod bed;
 mod clock;
 mod copies;
+mod crew;
 mod exposure;
 mod ground;
 mod latency;
@@ -160,10 +161,24 @@ pub fn all(
         let (modes, exposed): (Vec<ModeArg>, Vec<Exposed>) = (plan.modes.iter().zip(exposed))
             .filter_map(|(&mode, exposed)| Some((mode, exposed?)))
             .unzip();
-        let timings = timing::run(workload, &modes, plan, &clock, interrupted)
-            .map_err(|(mode, error)| error.of(&workload.name, mode))?;
+        let mut remarks = Vec::new();
+        let timings = match &workload.crew {
+            None => timing::run(workload, &modes, plan, &clock, interrupted),
+            Some(crew) => (modes.iter())
+                .map(|&mode| {
+                    let (timing, remark) = crew::run(crew, mode, plan, &clock, interrupted)
+                        .map_err(|error| (mode, error))?;
+                    remarks.push(remark);
+                    Ok(timing)
+                })
+                .collect(),
+        }
+        .map_err(|(mode, error)| error.of(&workload.name, mode))?;
+        let mut remarks = remarks.into_iter();
         for ((mode, timing), exposed) in modes.into_iter().zip(timings).zip(exposed) {
-            (found.results).push(result(workload, mode, plan, timing, exposed));
+            let mut result = result(workload, mode, plan, timing, exposed);
+            result.notes.extend(remarks.next());
+            found.results.push(result);
             done();
         }
         if stop() {

@@ -44,7 +44,7 @@ const LONG_PASS: u64 = 100_000;
 
 /// Requests that are run in each mode even if the user ends the run before: so
 /// that there is something to report.
-const AT_LEAST: u64 = 1_000;
+pub(super) const AT_LEAST: u64 = 1_000;
 
 /// Steps between two looks at whether the user wants to end.
 const STRIDE: usize = 1 << 12;
@@ -370,7 +370,7 @@ impl<'a, G: Ground<'a>> Runner<'a, G> {
     }
 }
 
-fn spread(mut values: Vec<f64>) -> Spread {
+pub(super) fn spread(mut values: Vec<f64>) -> Spread {
     values.sort_by(f64::total_cmp);
     Spread {
         min: values[0],

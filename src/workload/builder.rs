@@ -180,6 +180,7 @@ impl Builder {
             parse,
             devices,
             live_max: self.places,
+            crew: None,
             requests: self.requests,
             steps: self.steps,
             segments: self.segments,

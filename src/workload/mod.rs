@@ -5,11 +5,13 @@
 //! walks them without looking anything up.
 
 mod builder;
+mod crew;
 pub mod generate;
 mod host;
 mod queue;
 
 pub use builder::{Builder, Lists};
+pub use crew::Crew;
 pub use dmabench_dma::{Direction, Segment};
 pub use host::HostLimits;
 pub(crate) use queue::Queue;
@@ -57,6 +59,8 @@ pub struct Workload {
     pub devices: Vec<String>,
     /// Most requests mapped at once.
     pub live_max: u32,
+    /// Who plays it, if not one thread.
+    pub crew: Option<Box<Crew>>,
     requests: Vec<Request>,
     steps: Vec<Step>,
     segments: Vec<Segment>,

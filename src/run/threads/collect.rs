@@ -220,6 +220,7 @@ impl Collected {
             .collect();
         Played {
             fairness: Fairness::of(&rates),
+            curves: (self.all.0.figures(clock).1, self.all.1.figures(clock).1),
             calls: Calls {
                 map: figures(&self.all.0),
                 unmap: figures(&self.all.1),

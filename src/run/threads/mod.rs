@@ -33,7 +33,11 @@ use self::{
     worker::{Shared, Work},
 };
 use super::{RunError, bed::Bed, clock::TickClock, plan::Plan};
-use crate::{cli::ModeArg, report::LatencyNs, workload::Workload};
+use crate::{
+    cli::ModeArg,
+    report::{CurvePoint, LatencyNs},
+    workload::Workload,
+};
 
 /// How often the domain is polled.
 const POLL: Duration = Duration::from_millis(1);
@@ -79,6 +83,8 @@ pub struct Played {
     pub seconds: f64,
     /// All map calls, all unmap calls.
     pub calls: Calls,
+    /// Percentile curves of the same, for plots.
+    pub curves: (Vec<CurvePoint>, Vec<CurvePoint>),
     /// What the backend was asked for, the final drain included.
     pub counts: BackendCounts,
     /// How evenly the streams came on.

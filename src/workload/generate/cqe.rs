@@ -49,7 +49,7 @@ impl Generator for Cqe {
     fn generate(&self, seed: u64) -> Workload {
         let mut random = Random::new(seed);
         let mut builder = Builder::new();
-        let pages_used = u64::from(self.requests) * u64::from(super::PAGES_MAX);
+        let pages_used = u64::from(self.requests) * u64::from(self.sizes.largest());
         let mut memory = Scattered::new(&mut builder, &mut random, pages_used);
         let mut flying = Vec::new();
         let depth = self.depth.clamp(1, Self::SLOTS) as usize;

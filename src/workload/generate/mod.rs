@@ -30,7 +30,7 @@ pub use random::Random;
 pub use shape::{PAGES_MAX, Refused, Shape, SizeMix};
 pub use sqlite_sync::SqliteSync;
 
-use super::Workload;
+use super::{Crew, Workload};
 use crate::report::Source;
 
 /// Makes a workload out of a seed.
@@ -74,25 +74,29 @@ pub enum Players {
     Pairs(u32),
 }
 
+/// The workload of all players: of one thread what [`Generator::generate`] gives,
+/// else that of their [`streams`] together.
+pub fn played_by(generator: &dyn Generator, seed: u64, players: Players) -> Workload {
+    let pairs = match players {
+        Players::Threads(count) if count <= 1 => return generator.generate(seed),
+        Players::Threads(_) => false,
+        Players::Pairs(_) => true,
+    };
+    let crew = Crew {
+        streams: streams(generator, seed, players),
+        pairs,
+    };
+    (crew.workload()).unwrap_or_else(|| generator.generate(seed))
+}
+
 /// One workload for each thread or pair, all on the same device. The first is
 /// what [`Generator::generate`] gives; the others have seeds that follow from
 /// `seed`. Each has the generator's number of requests.
 pub fn streams(generator: &dyn Generator, seed: u64, players: Players) -> Vec<Workload> {
-    let (count, what) = match players {
-        Players::Threads(count) => (count, "thread"),
-        Players::Pairs(count) => (count, "pair"),
-    };
-    let alone = players == Players::Threads(1);
+    let (Players::Threads(count) | Players::Pairs(count)) = players;
     let mut seeds = Random::new(seed);
     (0..count)
-        .map(|index| {
-            let own = if index == 0 { seed } else { seeds.next_u64() };
-            let mut workload = generator.generate(own);
-            if !alone {
-                workload.name = format!("{} {what} {}/{count}", workload.name, index + 1);
-            }
-            workload
-        })
+        .map(|index| generator.generate(if index == 0 { seed } else { seeds.next_u64() }))
         .collect()
 }
 
@@ -113,16 +117,25 @@ mod tests {
             requests: 64,
             ..Cqe::DEFAULT
         };
-        let alone = streams(&generator, 1, Players::Threads(1));
-        assert_eq!(alone[0].name, "cqe");
-        assert_eq!(alone[0].digest(), generator.generate(1).digest());
-        for players in [Players::Threads(3), Players::Pairs(3)] {
-            let streams = streams(&generator, 1, players);
-            let digests: Vec<u64> = streams.iter().map(Workload::digest).collect();
-            assert_eq!(digests[0], alone[0].digest());
-            assert!(digests[1] != digests[0] && digests[2] != digests[1]);
-            assert!(streams.iter().all(|w| w.devices == ["cqhci"]));
-            assert!(streams[2].name.ends_with(" 3/3"), "{}", streams[2].name);
+        let alone = played_by(&generator, 1, Players::Threads(1));
+        assert_eq!(alone.name, "cqe");
+        assert!(alone.crew.is_none());
+        assert_eq!(alone.digest(), generator.generate(1).digest());
+        for (players, name) in [
+            (Players::Threads(3), "cqe, 3 threads"),
+            (Players::Pairs(3), "cqe, 3 pairs"),
+            (Players::Pairs(1), "cqe, 1 pair"),
+        ] {
+            let together = played_by(&generator, 1, players);
+            assert_eq!(together.name, name);
+            let crew = together.crew.unwrap();
+            let digests: Vec<u64> = crew.streams.iter().map(Workload::digest).collect();
+            assert_eq!(digests[0], alone.digest());
+            let mut apart = digests.clone();
+            apart.sort_unstable();
+            apart.dedup();
+            assert_eq!(apart.len(), digests.len());
+            assert!(crew.streams.iter().all(|w| w.devices == ["cqhci"]));
         }
     }
 }

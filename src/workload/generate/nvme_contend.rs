@@ -41,7 +41,7 @@ impl Generator for NvmeContend {
     fn generate(&self, seed: u64) -> Workload {
         let mut random = Random::new(seed);
         let mut builder = Builder::new();
-        let pages_used = u64::from(self.requests) * 32;
+        let pages_used = u64::from(self.requests) * u64::from(self.sizes.largest());
         let mut memory = Scattered::new(&mut builder, &mut random, pages_used);
         in_flight::keep(
             &mut builder,

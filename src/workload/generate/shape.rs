@@ -116,6 +116,15 @@ impl SizeMix {
         }
     }
 
+    /// Pages of the largest size.
+    pub fn largest(&self) -> u32 {
+        self.parts
+            .iter()
+            .map(|(pages, _)| *pages)
+            .max()
+            .unwrap_or(1)
+    }
+
     /// Draws a size, in pages. A single size takes no random number.
     pub fn draw(&self, random: &mut Random) -> u32 {
         let [(only, _)] = self.parts[..] else {
