@@ -24,10 +24,8 @@ fn both_sweeps_of_the_default_workload_are_written() {
         text.contains("dd-seq:\n") && text.contains("sweep.csv"),
         "{text}"
     );
-    assert!(
-        text.lines().all(|line| line.chars().count() <= 110),
-        "{text}"
-    );
+    let mut table = text.lines().filter(|line| !line.starts_with("note: "));
+    assert!(table.all(|line| line.chars().count() <= 110), "{text}");
     let json = fs::read(dir.path().join("out/sweep.json")).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
     assert_eq!(json["queue"].as_array().unwrap().len(), 3);
