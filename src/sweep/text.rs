@@ -75,7 +75,7 @@ impl SweepReport {
     fn size_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:13}{:>9}{:>7} |{:>9}{:>9}{:>9}{:>10}{:>10} | index searches per request, counted",
+            "{:13}{:>9}{:>7} |{:>9}{:>9}{:>9}{:>10}{:>10} | counted: index searches/req",
             "sizes", "", "", "measured", "map", "map", "unmap", "unmap"
         )?;
         writeln!(
