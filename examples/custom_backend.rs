@@ -145,7 +145,7 @@ unsafe impl TlbBackend for Mailbox {
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     let slots = Arc::new(Slots::new(4, Fences::detect())?);
     let config = DomainConfig::new(Mode::Strict).sync_timeout(Timeout(50_000_000));
     let domain = Domain::new(config, slots, Mailbox::new(), Space(7))?;

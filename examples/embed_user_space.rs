@@ -29,7 +29,7 @@ type Driver = Domain<Arc<SoftSmmu>, ThreadSlots, S1K4, Arc<SimMemory>>;
 
 const BLOCK_BYTES: usize = 512;
 
-fn main() -> Result<(), Box<dyn Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     // 1. The surroundings: memory, the IOMMU, a slot for each thread.
     let memory = SimMemory::new(SimMemoryConfig::default())?;
     let smmu = SoftSmmu::new(

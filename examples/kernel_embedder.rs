@@ -147,7 +147,7 @@ unsafe impl TableMemory for Frames {
 
 // --- The embedding ----------------------------------------------------------
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     membarrier(MembarrierCommand::RegisterPrivateExpedited)?;
     // SAFETY: `interrupt_all_cpus` is a full barrier on every running thread of
     // the process and on the caller, and does nothing else.

@@ -52,14 +52,14 @@ use core::fmt;
 
 use dmabench_flushq::{Flushed, TlbBackend};
 use dmabench_pgtable::{Format, Registers, TableMemory, Translation};
-use dmabench_platform::{CpuMemory, Granule, Iova, SlotSource, TimeNs};
+use dmabench_platform::{BlockMemory, CpuMemory, Granule, Iova, SlotSource, TimeNs};
 
 pub use error::{BounceError, BounceSetupError, BounceSetupReason};
 pub use transfer::Bounced;
 
 use crate::{
-    CacheOps, CloseError, CloseReason, Device, Direction, Domain, DomainStats, FlushError, Mode,
-    NoCacheOps, NotUnmappedReason, Segment,
+    CacheOps, CloseError, CloseReason, Coherent, CoherentError, Device, Direction, Domain,
+    DomainStats, FlushError, Mode, NoCacheOps, NotUnmapped, NotUnmappedReason, Segment,
     held::{Held, When},
 };
 use pool::Pool;
@@ -256,6 +256,33 @@ where
     /// As [`Domain::opt_mapping_size`].
     pub fn opt_mapping_size(&self) -> u64 {
         self.domain.opt_mapping_size()
+    }
+
+    /// As [`Domain::alloc_coherent`]: such blocks are whole granules, so they are
+    /// not bounced.
+    ///
+    /// # Errors
+    ///
+    /// As [`Domain::alloc_coherent`].
+    pub fn alloc_coherent<A: BlockMemory>(
+        &self,
+        device: &Device,
+        memory: A,
+        len_bytes: u64,
+    ) -> Result<Coherent<A>, CoherentError> {
+        self.domain.alloc_coherent(device, memory, len_bytes)
+    }
+
+    /// As [`Domain::free_coherent`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Domain::free_coherent`].
+    pub fn free_coherent<A: BlockMemory>(
+        &self,
+        coherent: Coherent<A>,
+    ) -> Result<(), NotUnmapped<Coherent<A>>> {
+        self.domain.free_coherent(coherent)
     }
 
     /// As [`Domain::reserve`].
