@@ -16,9 +16,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use serde::Serialize;
 
+#[cfg(target_os = "linux")]
+use crate::qemu;
 use crate::{
     breakdown::{self, BreakdownError},
-    cli::{Cli, Command, RunOptions, ShapeOptions},
+    cli::{Cli, Command, ModeArg, RunOptions, ShapeOptions},
     map::{self, MapError},
     report::{self, Report, ReportError},
     run::{self, Plan, RunError},
@@ -30,8 +32,6 @@ use crate::{
         generate::{self, Refused},
     },
 };
-#[cfg(target_os = "linux")]
-use crate::{cli::ModeArg, qemu};
 
 /// Set when the user wants the run to end; see [`install_interrupt`].
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -70,6 +70,8 @@ pub enum AppError {
         /// What it was given for.
         what: &'static str,
     },
+    /// A mode that several threads cannot play.
+    OneThreadOnly(ModeArg),
     /// A scenario found no memory for its domain.
     NoMemory {
         /// Which one.
@@ -114,6 +116,10 @@ impl fmt::Display for AppError {
             AppError::NotGenerated { option, what } => write!(
                 f,
                 "{option} changes generated workloads, not {what}: choose some with --workload (`dmabench list` names them)"
+            ),
+            AppError::OneThreadOnly(mode) => write!(
+                f,
+                "mode {mode} is not run by several threads: leave out --threads and --pairs, or choose other modes with --modes"
             ),
             AppError::NoMemory { scenario } => {
                 write!(f, "not enough memory for {scenario}; try --quick")
@@ -455,12 +461,14 @@ fn execute(
     let (started, begun) = (SystemTime::now(), Instant::now());
     warn_of_damage(&workloads);
 
-    let plan = Plan::of(options, &options.modes());
+    let (modes, unrun) = modes_of(&workloads, options)?;
+    let plan = Plan::of(options, &modes);
     let bar = progress_bar(plan.units(&workloads));
     let found = run::all(&workloads, &plan, &|| bar.inc(1), &INTERRUPTED)?;
     bar.finish_and_clear();
 
     let mut notes = found.notes;
+    notes.extend(unrun);
     if found.interrupted {
         notes.push("The run was interrupted; only what was finished is here.".to_owned());
     }
@@ -473,7 +481,7 @@ fn execute(
             .map_or(0, |since| since.as_secs()),
         run_seconds: begun.elapsed().as_secs_f64(),
         seed: options.seed,
-        options: plan.for_report(other_options(options, shape)),
+        options: plan.for_report(other_options(options, shape, &plan.modes)),
         machine: run::machine(&found.clock),
         profile: plan.profile.for_report(),
         service_device: plan.device.for_report(),
@@ -488,6 +496,25 @@ fn execute(
     }
     show(&report, options)?;
     Ok(exit_code(found.interrupted))
+}
+
+/// The modes to run, and a remark on those left out: several threads cannot play
+/// the modes whose buffers are not mapped and unmapped by each request.
+fn modes_of(
+    workloads: &[Workload],
+    options: &RunOptions,
+) -> Result<(Vec<ModeArg>, Option<String>), AppError> {
+    let alone = |mode: &ModeArg| matches!(mode, ModeArg::Bounce | ModeArg::Premapped);
+    let mut modes = options.modes();
+    if workloads.iter().all(|w| w.crew.is_none()) || !modes.iter().any(alone) {
+        return Ok((modes, None));
+    }
+    if let Some(&mode) = options.modes.iter().find(|mode| alone(mode)) {
+        return Err(AppError::OneThreadOnly(mode));
+    }
+    modes.retain(|mode| !alone(mode));
+    let note = "bounce and premapped are not run by several threads.";
+    Ok((modes, Some(note.to_owned())))
 }
 
 /// Writes the files of a report and prints it.
@@ -546,8 +573,12 @@ fn warn_of_damage(workloads: &[Workload]) {
     }
 }
 
-fn other_options(options: &RunOptions, shape: &ShapeOptions) -> BTreeMap<String, String> {
-    let modes: Vec<&str> = options.modes().iter().map(|m| m.name()).collect();
+fn other_options(
+    options: &RunOptions,
+    shape: &ShapeOptions,
+    modes: &[ModeArg],
+) -> BTreeMap<String, String> {
+    let modes: Vec<&str> = modes.iter().map(|m| m.name()).collect();
     let mut other = BTreeMap::from([
         ("modes".to_owned(), modes.join(",")),
         ("strict-parse".to_owned(), options.strict_parse.to_string()),

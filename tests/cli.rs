@@ -461,6 +461,10 @@ fn an_option_that_does_not_apply_is_refused_with_the_reason() {
             &["dd-seq", "dd-direct"],
         ),
         (
+            &["--workload", "cqe", "--pairs", "1", "--modes", "bounce"],
+            &["bounce", "--pairs"],
+        ),
+        (
             &["--length", "5", "scenario", "ageing"],
             &["--length", "this command"],
         ),

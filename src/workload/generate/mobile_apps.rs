@@ -296,6 +296,39 @@ mod tests {
         }
     }
 
+    /// Over all applications, the classes of sizes published with the file
+    /// (percent of reads and of writes, up to 4, 8, 16, ... 256 KiB and beyond),
+    /// exactly as the tables draw them.
+    #[test]
+    fn the_classes_of_sizes_are_the_published_ones() {
+        let file = published();
+        let reads = [33.4, 7.2, 9.8, 6.8, 6.3, 35.4, 0.7, 0.55];
+        let writes = [77.4, 6.3, 5.5, 4.2, 1.4, 1.1, 0.9, 3.25];
+        for (read, told) in [(true, reads), (false, writes)] {
+            let mut classes = [0.0; 8];
+            for app in apps() {
+                let part = file.apps[&app.name].read_fraction;
+                let (sizes, part) = if read {
+                    (&app.read_sizes, part)
+                } else {
+                    (&app.write_sizes, 1.0 - part)
+                };
+                let total = sizes.0.last().unwrap().1 as f64;
+                let mut before = 0;
+                for &(pages, sum) in &sizes.0 {
+                    let class = pages.next_power_of_two().ilog2() as usize;
+                    classes[class] += app.requests as f64 * part * (sum - before) as f64 / total;
+                    before = sum;
+                }
+            }
+            let all: f64 = classes.iter().sum();
+            for (class, told) in classes.iter().zip(told) {
+                let drawn = class * 100.0 / all;
+                assert!((drawn - told).abs() < 0.3, "read {read}: {drawn} {told}");
+            }
+        }
+    }
+
     #[test]
     fn the_bytes_beyond_128_kib_are_about_the_published_ones() {
         // The unlisted sizes beyond 128 KiB carry many bytes, and nobody knows
