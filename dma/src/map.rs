@@ -63,16 +63,71 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         if device.crosses_boundary(offset, buffer.len_bytes) {
             return Err(crosses(0, device));
         }
-        let range = self.alloc(slot, bytes >> F::GRANULE.lg2(), device)?;
+        let pages = bytes >> F::GRANULE.lg2();
+        // What is seldom ends in calls with the same result, so that nothing has
+        // to be in memory for it.
+        match self.iova.alloc_cached(slot, pages, device.last_address) {
+            Some(range) => self.map_at(slot, range, device, buffer, direction),
+            None => self.map_found(slot, pages, device, buffer, direction),
+        }
+    }
+
+    /// As [`map_one`](Self::map_one), whose checks `buffer` has passed, where the
+    /// slot has no addresses at hand.
+    #[inline(never)]
+    fn map_found(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        pages: u64,
+        device: &Device,
+        buffer: Segment,
+        direction: Direction,
+    ) -> Result<Mapping, MapError> {
+        let range = self.alloc(slot, pages, device)?;
+        self.map_at(slot, range, device, buffer, direction)
+    }
+
+    /// Maps a buffer at `range`, which is as long as it needs.
+    #[inline(always)]
+    fn map_at(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        range: IovaRange,
+        device: &Device,
+        buffer: Segment,
+        direction: Direction,
+    ) -> Result<Mapping, MapError> {
+        let offset = buffer.phys.0 & F::GRANULE.mask();
         let first = PhysAddr(buffer.phys.0 - offset);
+        let bytes = Self::len_bytes(&range);
         let prot = device.prot(direction);
-        let range = match self.tables.map(slot, range.iova(), first, bytes, prot) {
-            Ok(()) => range,
-            // Captured by value, so that nothing has to be in memory for it.
-            Err(error) => self.map_again(slot, range, error, move |slot, iova| {
-                self.tables.map(slot, iova, first, bytes, prot)
-            })?,
-        };
+        match self.tables.map(slot, range.iova(), first, bytes, prot) {
+            Ok(()) => {
+                let addr = Iova(range.iova().0 + offset);
+                Ok(self.mapping(slot, Some(range), addr, buffer.len_bytes))
+            }
+            Err(error) => self.map_at_again(slot, range, error, device, buffer, direction),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn map_at_again(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        range: IovaRange,
+        error: pgtable::MapError,
+        device: &Device,
+        buffer: Segment,
+        direction: Direction,
+    ) -> Result<Mapping, MapError> {
+        let offset = buffer.phys.0 & F::GRANULE.mask();
+        let first = PhysAddr(buffer.phys.0 - offset);
+        let bytes = Self::len_bytes(&range);
+        let prot = device.prot(direction);
+        let range = self.map_again(slot, range, error, move |slot, iova| {
+            self.tables.map(slot, iova, first, bytes, prot)
+        })?;
         let addr = Iova(range.iova().0 + offset);
         Ok(self.mapping(slot, Some(range), addr, buffer.len_bytes))
     }

@@ -48,6 +48,19 @@ impl Mapping {
             .map(|range| (range.iova(), range.len_bytes()))
     }
 
+    /// What it holds, from under it.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses the mapping's own range afterwards: the mapping is forgotten.
+    /// (If something unwinds before that, it is dropped, and counted as lost;
+    /// dropping a range does nothing.)
+    #[inline(always)]
+    pub(crate) unsafe fn take_range(&self) -> Option<IovaRange> {
+        // SAFETY: valid for reads, and nobody uses the original as its own.
+        unsafe { ptr::read(&self.range) }
+    }
+
     /// The [id](crate::Domain::id) of the domain it belongs to.
     #[inline]
     pub fn domain_id(&self) -> u64 {

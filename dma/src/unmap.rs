@@ -75,34 +75,89 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             Ok(slot) => slot,
             Err(_) => return Err(UnmapError::Reentered(mapping)),
         };
-        let slot = &mut slot;
-        self.unmap_entered(slot, mapping)
+        self.unmap_entered(&mut slot, mapping)
     }
 
-    /// [`unmap`](Self::unmap) inside a section. The mode is read here, once, and
-    /// what it says is done to the end.
+    /// What nearly every unmap is: a run of pages, strict, or lazy with room in
+    /// the slot's ring. `None`: nothing has been touched, and
+    /// [`unmap_other`](Self::unmap_other) does it. Else the mapping is gone, and
+    /// the caller forgets it.
+    ///
+    /// By reference: a copy of the mapping would read what the caller has only
+    /// just written, in other pieces than it was written in, and no CPU forwards
+    /// that from its store buffer; it waits until all before is done.
+    #[inline(always)]
+    fn unmap_at_once(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        mapping: &Mapping,
+    ) -> Option<Result<(), UnmapError>> {
+        let range = mapping.range.as_ref()?;
+        let (iova, len_bytes) = (range.iova(), Self::len_bytes(range));
+        match self.mode.way() {
+            Way::Strict => {
+                if !self.tables.unmap_pages(slot, iova, len_bytes) {
+                    return None;
+                }
+                // SAFETY: the caller forgets the mapping.
+                let range = unsafe { mapping.take_range() }?;
+                Some(self.complete_pages(slot, range, iova, len_bytes))
+            }
+            Way::Lazy(Queues::PerSlot(queue)) => {
+                // Room first: afterwards nothing can fail.
+                let room = queue.room(slot)?;
+                if !self.tables.unmap_pages(room.slot(), iova, len_bytes) {
+                    return None;
+                }
+                // SAFETY: the caller forgets the mapping.
+                let slot = room.push(unsafe { mapping.take_range() }?);
+                self.count_unmapped(slot);
+                Some(Ok(()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Pages that were unmapped are invalidated; then `range` is free.
+    #[inline(always)]
+    fn complete_pages(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        range: IovaRange,
+        iova: Iova,
+        len_bytes: u64,
+    ) -> Result<(), UnmapError> {
+        match Gather::complete_pages(
+            PagesRange::new(F::GRANULE, iova, len_bytes),
+            range,
+            &self.backend,
+            slot,
+            &self.context,
+            self.sync_timeout,
+        ) {
+            Ok(range) => {
+                self.release(slot, range);
+                self.count_unmapped(slot);
+                Ok(())
+            }
+            Err(kept) => Err(self.unfinished(kept)),
+        }
+    }
+
+    /// [`unmap`](Self::unmap) inside a section. The mode is read once, and what
+    /// it says is done to the end.
     #[inline(always)]
     pub(crate) fn unmap_entered(
         &self,
         slot: &mut SlotGuard<'_>,
         mapping: Mapping,
     ) -> Result<(), UnmapError> {
-        match self.mode.way() {
-            Way::Strict => self.unmap_strict(slot, mapping),
-            Way::Lazy(Queues::PerSlot(queue)) => {
-                // Room first: afterwards nothing can fail, and the mapping is
-                // still whole if this does.
-                let Some(room) = queue.room(slot) else {
-                    return self.unmap_other(slot, mapping);
-                };
-                self.unmap_lazy(room, mapping)
-            }
-            Way::Lazy(_) => self.unmap_other(slot, mapping),
-            Way::Passthrough => {
+        match self.unmap_at_once(slot, &mapping) {
+            Some(done) => {
                 mem::forget(mapping);
-                self.count_unmapped(slot);
-                Ok(())
+                done
             }
+            None => self.unmap_other(slot, mapping),
         }
     }
 
@@ -178,28 +233,17 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     pub(crate) fn unmap_strict(
         &self,
         slot: &mut SlotGuard<'_>,
-        mut mapping: Mapping,
+        mapping: Mapping,
     ) -> Result<(), UnmapError> {
         if let Some(range) = &mapping.range {
             let (iova, len_bytes) = (range.iova(), Self::len_bytes(range));
-            if self.tables.unmap_pages(slot, iova, len_bytes)
-                && let Some(range) = mapping.range.take()
-            {
+            if self.tables.unmap_pages(slot, iova, len_bytes) {
+                // SAFETY: it is forgotten next.
+                let range = unsafe { mapping.take_range() };
                 mem::forget(mapping);
-                return match Gather::complete_pages(
-                    PagesRange::new(F::GRANULE, iova, len_bytes),
-                    range,
-                    &self.backend,
-                    slot,
-                    &self.context,
-                    self.sync_timeout,
-                ) {
-                    Ok(range) => {
-                        self.release(slot, range);
-                        self.count_unmapped(slot);
-                        Ok(())
-                    }
-                    Err(kept) => Err(self.unfinished(kept)),
+                return match range {
+                    Some(range) => self.complete_pages(slot, range, iova, len_bytes),
+                    None => Ok(()),
                 };
             }
         }
@@ -271,19 +315,21 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     fn unmap_lazy<'g, 's>(
         &self,
         room: impl Place<'g, 's>,
-        mut mapping: Mapping,
+        mapping: Mapping,
     ) -> Result<(), UnmapError>
     where
         's: 'g,
     {
         if let Some(range) = &mapping.range {
             let (iova, len_bytes) = (range.iova(), Self::len_bytes(range));
-            if self.tables.unmap_pages(room.slot(), iova, len_bytes)
-                && let Some(range) = mapping.range.take()
-            {
+            if self.tables.unmap_pages(room.slot(), iova, len_bytes) {
+                // SAFETY: it is forgotten next.
+                let range = unsafe { mapping.take_range() };
                 mem::forget(mapping);
-                let slot = room.push(range);
-                self.count_unmapped(slot);
+                if let Some(range) = range {
+                    let slot = room.push(range);
+                    self.count_unmapped(slot);
+                }
                 return Ok(());
             }
         }

@@ -274,6 +274,23 @@ pub unsafe trait TlbBackend: Send + Sync {
     /// As [`invalidate`](Self::invalidate).
     fn sync_begin(&self, slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError>;
 
+    /// [`invalidate`](Self::invalidate), then [`sync_begin`](Self::sync_begin):
+    /// for a backend in which one look at the caller's slot serves both.
+    ///
+    /// # Errors
+    ///
+    /// As [`invalidate`](Self::invalidate).
+    #[inline]
+    fn invalidate_and_sync(
+        &self,
+        mut slot: Option<&mut SlotGuard<'_>>,
+        context: &Self::Context,
+        ranges: &[TlbRange],
+    ) -> Result<Ticket, BackendError> {
+        self.invalidate(slot.as_deref_mut(), context, ranges)?;
+        self.sync_begin(slot)
+    }
+
     /// Waits for the sign. A ticket may be waited for more than once, and by
     /// several threads.
     ///
@@ -316,6 +333,16 @@ macro_rules! forward {
             #[inline]
             fn sync_begin(&self, slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {
                 (**self).sync_begin(slot)
+            }
+
+            #[inline]
+            fn invalidate_and_sync(
+                &self,
+                slot: Option<&mut SlotGuard<'_>>,
+                context: &Self::Context,
+                ranges: &[TlbRange],
+            ) -> Result<Ticket, BackendError> {
+                (**self).invalidate_and_sync(slot, context, ranges)
             }
 
             #[inline]

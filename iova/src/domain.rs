@@ -34,6 +34,9 @@ pub struct IovaDomain {
     /// The last address that magazines may serve for now: 4 GiB - 1 while
     /// `low32_first` finds space there.
     cached_limit: AtomicU64,
+    /// Limits above it let every cached address through: the last address but
+    /// one, or `u64::MAX` while `cached_limit` has to be looked at.
+    open_above: AtomicU64,
     pub(crate) caches: PerSlot<SlotCache>,
     // What follows is for slow paths.
     granule: Granule,
@@ -138,6 +141,11 @@ impl IovaDomain {
             } else {
                 u64::MAX
             }),
+            open_above: AtomicU64::new(if low_last_page.is_some() {
+                u64::MAX
+            } else {
+                last_address(last_page, lg2) - 1
+            }),
             caches,
             granule,
             policy: config.policy,
@@ -181,28 +189,41 @@ impl IovaDomain {
         size_pages: u64,
         req: &AllocRequest,
     ) -> Result<IovaRange, AllocError> {
-        let class = class_of(size_pages);
         let aligned = match req.align {
             Align::Natural | Align::None => true,
-            Align::Lg2Pages(n) => u32::from(n) <= class,
+            Align::Lg2Pages(n) => u32::from(n) <= class_of(size_pages),
         };
-        if class < self.class_count
-            && aligned
-            && core::ptr::eq(slot.slots(), &**self.caches.slots())
-        {
-            let mut cache = self.caches.get(slot);
-            if let Some(pair) = cache.classes.get_mut(class as usize)
-                && let Some(address) = pair.peek()
-            {
-                let last = address + ((size_pages << self.granule_lg2) - 1);
-                let limit = req.limit.0.min(self.cached_limit.load(Ordering::Relaxed));
-                if last <= limit {
-                    pair.pop();
-                    return Ok(self.key.token(address, size_pages));
-                }
-            }
+        if aligned && let Some(range) = self.alloc_cached(slot, size_pages, req.limit) {
+            return Ok(range);
         }
         self.alloc_slow(slot, size_pages, req)
+    }
+
+    /// [`alloc`](Self::alloc) with natural alignment, from what the slot has at
+    /// hand; `None` where that does not do: then `alloc` does it, or says what is
+    /// wrong. For callers with a path of their own for the rest.
+    #[inline(always)]
+    pub fn alloc_cached(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        size_pages: u64,
+        limit: Iova,
+    ) -> Option<IovaRange> {
+        let class = cached_class(size_pages)?;
+        if class >= self.class_count || !self.caches.is_of(slot) {
+            return None;
+        }
+        let mut cache = self.caches.get(slot);
+        let pair = cache.classes.get_mut(class as usize)?;
+        let address = pair.peek()?;
+        if limit.0 <= self.open_above.load(Ordering::Relaxed) {
+            let last = address + ((size_pages << self.granule_lg2) - 1);
+            if last > limit.0.min(self.cached_limit.load(Ordering::Relaxed)) {
+                return None;
+            }
+        }
+        pair.pop();
+        Some(self.key.token(address, size_pages))
     }
 
     #[cold]
@@ -261,15 +282,17 @@ impl IovaDomain {
     /// Takes a range back. Never fails for want of memory. On an error, which
     /// is a range of another domain or a guard of another table of slots, the
     /// range comes back.
+    #[inline(always)]
     pub fn free(&self, slot: &mut SlotGuard<'_>, range: IovaRange) -> Result<(), FreeError> {
         let Some((address, size)) = self.key.open(&range) else {
             return Err(FreeError { range });
         };
-        if !core::ptr::eq(slot.slots(), &**self.caches.slots()) {
+        if !self.caches.is_of(slot) {
             return Err(FreeError { range });
         }
-        let class = class_of(size);
-        if class < self.class_count {
+        if let Some(class) = cached_class(size)
+            && class < self.class_count
+        {
             let mut cache = self.caches.get(slot);
             if let Some(pair) = cache.classes.get_mut(class as usize)
                 && pair.push(address)
@@ -412,12 +435,15 @@ impl IovaDomain {
     pub(crate) fn open_high(&self) {
         if self.low_last_page.is_some() {
             self.cached_limit.store(u64::MAX, Ordering::Relaxed);
+            let last = last_address(self.last_page, self.granule_lg2);
+            self.open_above.store(last - 1, Ordering::Relaxed);
         }
     }
 
     /// The low part may have space again.
     pub(crate) fn close_high(&self) {
         if self.low_last_page.is_some() {
+            self.open_above.store(u64::MAX, Ordering::Relaxed);
             self.cached_limit.store(LOW32_LAST, Ordering::Relaxed);
         }
     }
@@ -428,6 +454,20 @@ impl IovaDomain {
 #[inline(always)]
 pub(crate) fn class_of(size_pages: u64) -> u32 {
     u64::BITS - size_pages.wrapping_sub(1).leading_zeros()
+}
+
+/// The last address of a page.
+fn last_address(page: u64, granule_lg2: u32) -> u64 {
+    (page << granule_lg2) | ((1 << granule_lg2) - 1)
+}
+
+/// The class of a size that any domain may cache; `None` for 0 and for more
+/// pages.
+#[inline(always)]
+fn cached_class(size_pages: u64) -> Option<u32> {
+    let more = size_pages.wrapping_sub(1);
+    // Small, so that the shift loses nothing, and never 0 after it.
+    (more >> (CLASSES - 1) == 0).then(|| (more << 1 | 1).ilog2())
 }
 
 /// Figures of a domain; exact when no call is under way.

@@ -59,8 +59,8 @@ impl IovaRange {
     #[inline]
     pub fn granule(&self) -> Granule {
         match self.size_and_key.get() & ((1 << GRANULE_BITS) - 1) {
-            0 => Granule::K4,
-            1 => Granule::K16,
+            1 => Granule::K4,
+            2 => Granule::K16,
             _ => Granule::K64,
         }
     }
@@ -82,7 +82,8 @@ impl fmt::Debug for IovaRange {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TokenKey {
     low: u64,
-    high: u64,
+    /// Never 0, and so no token's second word: no granule has the number 0.
+    high: NonZeroU64,
 }
 
 impl TokenKey {
@@ -93,16 +94,17 @@ impl TokenKey {
             Granule::K16 => 1,
             Granule::K64 => 2,
         };
+        let granule = NonZeroU64::MIN.saturating_add(granule);
         let number = u64::from(number);
         TokenKey {
             low: number & KEY_MASK,
-            high: (number >> KEY_BITS << GRANULE_BITS) | granule,
+            high: granule | (number >> KEY_BITS << GRANULE_BITS),
         }
     }
 
     /// The number the key was made from.
     pub(crate) fn number(self) -> u32 {
-        (self.low | (self.high >> GRANULE_BITS << KEY_BITS)) as u32
+        (self.low | (self.high.get() >> GRANULE_BITS << KEY_BITS)) as u32
     }
 
     /// A new token. The caller owns the pages; `address` is a multiple of 4 KiB
@@ -111,12 +113,9 @@ impl TokenKey {
     pub(crate) fn token(self, address: u64, size_pages: u64) -> IovaRange {
         debug_assert!(address & KEY_MASK == 0);
         debug_assert!(size_pages != 0 && size_pages <= MAX_SIZE_PAGES);
-        let word = (size_pages << KEY_BITS) | self.high;
         IovaRange {
             address_and_key: address | self.low,
-            // A size of zero cannot come here; were it to, the token would
-            // own nothing either way.
-            size_and_key: NonZeroU64::new(word).unwrap_or(NonZeroU64::MIN),
+            size_and_key: self.high | (size_pages << KEY_BITS),
         }
     }
 
@@ -124,7 +123,7 @@ impl TokenKey {
     #[inline]
     pub(crate) fn open(self, token: &IovaRange) -> Option<(u64, u64)> {
         let address = token.address_and_key ^ self.low;
-        let size = token.size_and_key.get() ^ self.high;
+        let size = token.size_and_key.get() ^ self.high.get();
         if (address | size) & KEY_MASK != 0 {
             return None;
         }

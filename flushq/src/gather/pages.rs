@@ -52,11 +52,7 @@ impl<P> Gather<P> {
         slot: &mut SlotGuard<'_>,
         context: &B::Context,
     ) -> Result<PagesIssued<P>, PagesKept<P>> {
-        let begun = match backend.invalidate(Some(slot), context, &[range.0]) {
-            Ok(()) => backend.sync_begin(Some(slot)),
-            Err(error) => Err(error),
-        };
-        match begun {
+        match backend.invalidate_and_sync(Some(slot), context, &[range.0]) {
             Ok(ticket) => Ok(PagesIssued {
                 range,
                 payload,
@@ -79,8 +75,7 @@ fn invalidate<B: TlbBackend>(
     context: &B::Context,
     timeout: Timeout,
 ) -> Result<(), Late> {
-    backend.invalidate(Some(slot), context, &[range])?;
-    let ticket = backend.sync_begin(Some(slot))?;
+    let ticket = backend.invalidate_and_sync(Some(slot), context, &[range])?;
     let synced = backend.sync_wait(Some(slot), ticket, timeout)?;
     // A proof of an earlier point proves nothing here.
     if synced.up_to() < ticket {

@@ -43,18 +43,14 @@ impl<P> GatherHolder for &mut Gather<P> {
 pub(super) fn issue<'b, B: TlbBackend, G: GatherHolder>(
     mut holder: G,
     backend: &'b B,
-    mut slot: Option<&mut SlotGuard<'_>>,
+    slot: Option<&mut SlotGuard<'_>>,
     context: &B::Context,
 ) -> Result<Issued<'b, B, G>, NotIssued<G>> {
     let ranges = holder.gather().ranges.as_slice();
     let ticket = if ranges.is_empty() {
         None
     } else {
-        let begun = match backend.invalidate(slot.as_deref_mut(), context, ranges) {
-            Ok(()) => backend.sync_begin(slot),
-            Err(error) => Err(error),
-        };
-        match begun {
+        match backend.invalidate_and_sync(slot, context, ranges) {
             Ok(ticket) => Some(ticket),
             Err(error) => {
                 return Err(NotIssued {

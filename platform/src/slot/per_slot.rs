@@ -16,6 +16,8 @@ use crate::sync::cell::UnsafeCell;
 /// slot reaches its `T` without an atomic operation.
 pub struct PerSlot<T> {
     slots: Arc<Slots>,
+    /// Where `slots` points, to compare guards with.
+    slots_address: usize,
     /// One for each slot, and never another: the vector stays as it was made.
     /// (As a boxed slice it might be allocated anew.)
     cells: Vec<CachePadded<UnsafeCell<T>>>,
@@ -42,13 +44,23 @@ impl<T> PerSlot<T> {
         for index in slots.indices() {
             cells.push(CachePadded::new(UnsafeCell::new(make(index))));
         }
-        Ok(PerSlot { slots, cells })
+        Ok(PerSlot {
+            slots_address: core::ptr::from_ref(&*slots).addr(),
+            slots,
+            cells,
+        })
     }
 
     /// The table the data belongs to.
     #[inline]
     pub fn slots(&self) -> &Arc<Slots> {
         &self.slots
+    }
+
+    /// Whether the guard is of the table the data belongs to.
+    #[inline(always)]
+    pub fn is_of(&self, guard: &SlotGuard<'_>) -> bool {
+        core::ptr::from_ref(guard.slots()).addr() == self.slots_address
     }
 
     /// The caller's own `T`.
@@ -59,7 +71,7 @@ impl<T> PerSlot<T> {
     /// give two threads the same data.
     #[inline(always)]
     pub fn get<'g>(&'g self, guard: &'g mut SlotGuard<'_>) -> SlotMut<'g, T> {
-        if !core::ptr::eq(guard.slots(), &*self.slots) {
+        if !self.is_of(guard) {
             wrong_table();
         }
         debug_assert_eq!(self.cells.len(), self.slots.count());
