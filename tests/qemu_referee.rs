@@ -16,7 +16,7 @@ mod side;
 
 use std::sync::Arc;
 
-use dmabench_pgtable::{S1K4, S1K16, S1K64};
+use dmabench_pgtable::{S1K4, S1K16, S1K64, S2K4, S2K16, S2K64};
 use dmabench_platform::{PhysAddr, VirtualClock};
 use dmabench_smmu::{
     SmmuHost,
@@ -71,13 +71,18 @@ fn court(test: &str) -> Option<Court> {
     })
 }
 
-/// Sequence `index` of those that begin with `seed`: the granules in turn.
+/// Sequence `index` of those that begin with `seed`: the granules in turn, and
+/// the stages that this QEMU has.
 fn play(court: &mut Court, seed: u64, index: u64, flaw: Flaw) -> Result<Tally, String> {
     let seed = seed + index;
-    match index % 3 {
+    let stages = if court.driver.features().stage2 { 2 } else { 1 };
+    match index % (3 * stages) {
         0 => run::<S1K4>(court, seed, flaw),
         1 => run::<S1K16>(court, seed, flaw),
-        _ => run::<S1K64>(court, seed, flaw),
+        2 => run::<S1K64>(court, seed, flaw),
+        3 => run::<S2K4>(court, seed, flaw),
+        4 => run::<S2K16>(court, seed, flaw),
+        _ => run::<S2K64>(court, seed, flaw),
     }
 }
 
@@ -98,6 +103,7 @@ fn qemu_the_software_smmu_and_translate_agree() {
         sum.same += tally.same;
         sum.blocks += tally.blocks;
         sum.tables += tally.tables;
+        sum.silent += tally.silent;
     }
     println!("{sequences} sequences from seed {seed}: {sum:?}");
     // It was about something.

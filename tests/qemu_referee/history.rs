@@ -20,25 +20,23 @@ pub(crate) enum Outcome {
 pub(crate) fn fresh(found: Option<Translation>, write: bool) -> Outcome {
     match found {
         None => Outcome::Stopped(EventKind::Translation),
-        Some(found) => through(found.paddr, found.prot.contains(Prot::WRITE), write),
+        Some(found) => through(found.paddr, found.prot, write),
     }
 }
 
-fn through(phys: PhysAddr, writable: bool, write: bool) -> Outcome {
-    if write && !writable {
-        return Outcome::Stopped(EventKind::Permission);
+fn through(phys: PhysAddr, prot: Prot, write: bool) -> Outcome {
+    let wanted = if write { Prot::WRITE } else { Prot::READ };
+    if prot.contains(wanted) {
+        Outcome::Reached(phys)
+    } else {
+        Outcome::Stopped(EventKind::Permission)
     }
-    Outcome::Reached(phys)
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     /// A leaf that was unmapped.
-    Leaf {
-        phys: u64,
-        writable: bool,
-        level: i8,
-    },
+    Leaf { phys: u64, prot: Prot, level: i8 },
     /// A table that was unlinked: a remembered pointer leads into it.
     Table,
 }
@@ -63,7 +61,7 @@ impl History {
             last: iova.0 + (len - 1),
             kind: Kind::Leaf {
                 phys: leaf.paddr.0,
-                writable: leaf.prot.contains(Prot::WRITE),
+                prot: leaf.prot,
                 level: leaf.level.get(),
             },
         });
@@ -109,13 +107,9 @@ impl History {
             }
             if last < extent.last {
                 let kind = match extent.kind {
-                    Kind::Leaf {
-                        phys,
-                        writable,
-                        level,
-                    } => Kind::Leaf {
+                    Kind::Leaf { phys, prot, level } => Kind::Leaf {
                         phys: phys + (last + 1 - extent.first),
-                        writable,
+                        prot,
                         level,
                     },
                     Kind::Table => Kind::Table,
@@ -141,8 +135,8 @@ impl History {
         let here = |e: &&Extent| e.first <= iova.0 && iova.0 <= e.last;
         (self.extents.iter().filter(here))
             .map(|extent| match extent.kind {
-                Kind::Leaf { phys, writable, .. } => {
-                    through(PhysAddr(phys + (iova.0 - extent.first)), writable, write)
+                Kind::Leaf { phys, prot, .. } => {
+                    through(PhysAddr(phys + (iova.0 - extent.first)), prot, write)
                 }
                 Kind::Table => Outcome::Stopped(EventKind::Translation),
             })

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use dmabench_flushq::TlbRange;
-use dmabench_pgtable::{Format, Prot};
+use dmabench_pgtable::{Format, Prot, Stage};
 use dmabench_platform::{Iova, PhysAddr};
 use dmabench_smmu::{
     driver::Smmu,
-    format::Event,
+    format::{Event, EventKind},
     qemu::{AdmaTable, AdmaWidth, BLOCK_BYTES, GuestRam, Qemu, QemuSmmu, SdHost},
     soft::{Access, SimDevice, SimMemory, SmmuModel},
 };
@@ -63,6 +63,8 @@ pub(crate) struct Tally {
     pub(crate) blocks: u64,
     /// Tables unlinked.
     pub(crate) tables: u64,
+    /// Faults of stage 2 that QEMU did not report.
+    pub(crate) silent: u64,
 }
 
 struct Sequence<'a, F: Format> {
@@ -102,7 +104,11 @@ pub(crate) fn run<F: Format>(court: &mut Court, seed: u64, flaw: Flaw) -> Result
     let mut random = Random::new(seed);
     let host = random.below(court.hosts.len() as u64) as usize;
     let sid = court.hosts[host].stream_id();
-    let base = random.below(1 << 14) * 8 * block::<F>();
+    let places = match F::STAGE {
+        Stage::One => 1 << 14,
+        Stage::Two => 1 << 11,
+    };
+    let base = random.below(places) * 8 * block::<F>();
     let list = Iova(base + 5 * block::<F>());
     let one = Side::new(&court.driver, court.qemu.ram().clone(), sid);
     let two = Side::new(&court.soft, court.memory.clone(), sid);
@@ -214,7 +220,9 @@ impl<F: Format> Sequence<'_, F> {
         };
         let prot = match self.random.below(4) {
             0 => Prot::READ.with(Prot::CACHE),
-            1 => Prot::WRITE.with(Prot::CACHE),
+            // Of what it has cached, QEMU does not look at the permission to read;
+            // at stage 1, where to write is to read, it need not.
+            1 if F::STAGE == Stage::One => Prot::WRITE.with(Prot::CACHE),
             _ => RW,
         };
         let done = self.one.map(Iova(iova), PhysAddr(phys), len, prot);
@@ -408,7 +416,9 @@ impl<F: Format> Sequence<'_, F> {
                 Outcome::Reached(_) => vec![],
                 Outcome::Stopped(kind) => vec![(kind, sid, iova.0 & !(PAGE - 1), !write)],
             };
-            if *events != expected {
+            if who == "QEMU" && events.is_empty() && Self::is_silent(outcome) {
+                self.tally.silent += 1;
+            } else if *events != expected {
                 return Err(format!("{who} reported {events:?}, not {expected:?}"));
             }
         }
@@ -418,6 +428,12 @@ impl<F: Format> Sequence<'_, F> {
         self.tally.stale += u64::from(!exact && qemu != now);
         self.tally.same += u64::from(!exact && qemu == soft);
         Ok(())
+    }
+
+    /// QEMU 10 takes a write that a cached entry of stage 2 forbids for a fault of
+    /// stage 1, which an SMMU without a context descriptor does not record.
+    fn is_silent(outcome: Outcome) -> bool {
+        F::STAGE == Stage::Two && outcome == Outcome::Stopped(EventKind::Permission)
     }
 
     /// Where the card's controller got, by the bytes that it moved.
@@ -470,6 +486,9 @@ impl<F: Format> Sequence<'_, F> {
             (true, Some(phys)) => Ok((Outcome::Reached(phys), events)),
             (false, None) => match events.first() {
                 Some(event) => Ok((Outcome::Stopped(event.kind), events)),
+                None if allowed.iter().any(|outcome| Self::is_silent(*outcome)) => {
+                    Ok((Outcome::Stopped(EventKind::Permission), events))
+                }
                 None => Err(format!("QEMU stopped {iova} without an event")),
             },
             (true, None) => Err(format!(
@@ -489,7 +508,7 @@ impl<F: Format> Sequence<'_, F> {
             (Some(phys), _) => Outcome::Reached(phys),
             (None, Some(fault)) => {
                 let code = fault.kind.event_code().unwrap_or(0);
-                Outcome::Stopped(dmabench_smmu::format::EventKind::from_code(code))
+                Outcome::Stopped(EventKind::from_code(code))
             }
             (None, None) => unreachable!("an access reaches memory or does not"),
         };

@@ -3,13 +3,21 @@
 use std::sync::Arc;
 
 use dmabench_flushq::{Gather, TlbBackend, TlbRange};
-use dmabench_pgtable::{Format, PageTable, Prot, TableConfig, TableMemory, Translation};
+use dmabench_pgtable::{Format, PageTable, Prot, Stage, TableConfig, TableMemory, Translation};
 use dmabench_platform::{Fences, Iova, PhysAddr, Slots, Timeout};
 use dmabench_smmu::{
     SmmuHost,
     driver::{AtsUse, Smmu, SmmuContext, StreamTarget},
     format::Event,
 };
+
+/// 44 bits come out of QEMU's SMMU; stage 2 takes no more than come out.
+fn table_config<F: Format>() -> TableConfig {
+    match F::STAGE {
+        Stage::One => TableConfig::new(48, 44),
+        Stage::Two => TableConfig::new(44, 44),
+    }
+}
 
 /// Tables, context and stream of one sequence.
 pub(crate) struct Side<F: Format, H: SmmuHost, M: TableMemory> {
@@ -25,7 +33,7 @@ pub(crate) struct Side<F: Format, H: SmmuHost, M: TableMemory> {
 impl<F: Format, H: SmmuHost, M: TableMemory> Side<F, H, M> {
     pub(crate) fn new(driver: &Arc<Smmu<H, M>>, memory: M, sid: u32) -> Self {
         let slots = Arc::new(Slots::new(0, Fences::detect()).unwrap());
-        let tables = PageTable::new(TableConfig::new(48, 44), memory, slots.clone()).unwrap();
+        let tables = PageTable::new(table_config::<F>(), memory, slots.clone()).unwrap();
         let context = driver.create_context(&tables.registers()).unwrap();
         let target = StreamTarget::Context(context);
         driver.attach(sid, target, AtsUse::Off).unwrap();
