@@ -2,30 +2,33 @@
 
 use std::sync::Arc;
 
-use dmabench_dma::{Device, Direction, Domain, DomainConfig, Mapping, Mode, Segment};
+use dmabench_dma::{Device, Direction, DmaSegment, DomainConfig, Mode, Segment};
 use dmabench_flushq::{CountingBackend, RangeCommands};
-use dmabench_pgtable::{TableConfig, format::S1K4};
-use dmabench_platform::{Fences, PhysAddr, Slots, ThreadSlots};
+use dmabench_pgtable::TableConfig;
+use dmabench_platform::{Fences, Iova, Slots, ThreadSlots};
 use dmabench_smmu::{
     driver::{AtsUse, SmmuContext, StreamTarget},
-    qemu::{AdmaTable, AdmaWidth, GuestRam},
+    qemu::{AdmaList, AdmaTable, AdmaWidth},
 };
 
-use super::{Stop, rig::Rig, tee::Tee};
-
-pub(super) type QemuDomain = Domain<Tee, ThreadSlots, S1K4, GuestRam>;
+use super::{
+    Stop,
+    ground::{Ground, Mapped, QemuDomain},
+    rig::Rig,
+    tee::Tee,
+};
+use crate::cli::ModeArg;
 
 /// Room for 5461 descriptors.
 const TABLE_BYTES: u64 = 64 << 10;
 
 /// Address space, stream and table of one card.
 pub(super) struct Lane {
-    pub(super) domain: QemuDomain,
+    pub(super) ground: Ground,
     pub(super) counting: Arc<CountingBackend>,
-    pub(super) table: AdmaTable,
     pub(super) device: Device,
-    table_phys: PhysAddr,
-    table_mapping: Mapping,
+    table: AdmaTable,
+    table_memory: Segment,
     context: SmmuContext,
     stream: u32,
 }
@@ -33,7 +36,12 @@ pub(super) struct Lane {
 impl Lane {
     /// Makes the address space, maps the descriptor table in it, and attaches
     /// the card's stream.
-    pub(super) fn new(rig: &Rig, card: usize, config: DomainConfig) -> Result<Self, Stop> {
+    pub(super) fn new(
+        rig: &Rig,
+        card: usize,
+        mode: ModeArg,
+        config: DomainConfig,
+    ) -> Result<Self, Stop> {
         let features = rig.driver.features();
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let slots = Slots::new((threads + 2).min(Slots::MAX), Fences::detect());
@@ -71,37 +79,62 @@ impl Lane {
         };
         (rig.driver.attach(stream, target, AtsUse::Off)).map_err(|error| rig.cause(error))?;
         let device = Device::new();
-        let table_phys = rig.ram().alloc(TABLE_BYTES, 4096).map_err(Stop::refused)?;
-        let memory = Segment {
-            phys: table_phys,
+        let phys = rig.ram().alloc(TABLE_BYTES, 4096).map_err(Stop::refused)?;
+        let table_memory = Segment {
+            phys,
             len_bytes: TABLE_BYTES,
         };
-        let table_mapping =
-            (domain.map(&device, memory, Direction::ToDevice)).map_err(|error| rig.cause(error))?;
-        let addr = table_mapping.addr();
-        let table = AdmaTable::new(rig.ram(), table_phys, TABLE_BYTES, addr, AdmaWidth::Bits64);
+        let ground = Ground::new(rig, mode, domain, &device, table_memory)?;
+        let addr = match &ground {
+            Ground::Domain { table, .. } | Ground::Premapped { table, .. } => table.addr(),
+            // Another for each transfer.
+            Ground::Bounce { .. } => Iova(0),
+        };
+        let table = AdmaTable::new(rig.ram(), phys, TABLE_BYTES, addr, AdmaWidth::Bits64);
         Ok(Lane {
-            domain,
+            ground,
             counting,
-            table,
             device,
-            table_phys,
-            table_mapping,
+            table,
+            table_memory,
             context,
             stream,
         })
     }
 
+    /// Writes the descriptors of `pieces` and lets `f` use them.
+    pub(super) fn with_list<R>(
+        &self,
+        rig: &mut Rig,
+        pieces: impl IntoIterator<Item = (Iova, u64)>,
+        f: impl FnOnce(&mut Rig, &AdmaList) -> Result<R, Stop>,
+    ) -> Result<R, Stop> {
+        let list = self.table.fill(pieces).map_err(Stop::refused)?;
+        if !matches!(self.ground, Ground::Bounce { .. }) {
+            return f(rig, &list);
+        }
+        let used = Segment {
+            len_bytes: u64::from(list.descriptors()) * AdmaWidth::Bits64.descriptor_bytes(),
+            ..self.table_memory
+        };
+        let mut out = [DmaSegment::EMPTY];
+        let mapped: Mapped =
+            (self.ground).map(rig, &self.device, &[used], &mut out, Direction::ToDevice)?;
+        let result = f(rig, &list.at(out[0].addr));
+        self.ground.unmap(rig, mapped)?;
+        result
+    }
+
     /// Takes it all down again.
     pub(super) fn close(self, rig: &Rig) -> Result<(), Stop> {
-        self.domain
-            .unmap(self.table_mapping)
-            .map_err(|error| rig.cause(error))?;
-        (rig.driver.detach(self.stream)).map_err(|error| rig.cause(error))?;
-        self.domain.close().map_err(|error| rig.cause(error))?;
+        let stream = self.stream;
+        self.ground.close(rig, || {
+            let detached = rig.driver.detach(stream);
+            detached.map(|_| ()).map_err(|error| rig.cause(error))
+        })?;
         (rig.driver.destroy_context(self.context)).map_err(|error| rig.cause(error))?;
-        rig.ram()
-            .free(self.table_phys, TABLE_BYTES)
+        (rig.ram())
+            .free(self.table_memory.phys, TABLE_BYTES)
             .map_err(Stop::refused)
     }
 }

@@ -5,21 +5,22 @@ use std::{
     time::Instant,
 };
 
-use dmabench_dma::{Direction, DmaSegment, Mapping, Mode, Parcel, Pending};
+use dmabench_dma::{Batch, Direction, DmaSegment, DomainConfig, Mode, Pending};
 use dmabench_flushq::BackendCounts;
 use dmabench_platform::{Iova, PhysAddr, TimeNs};
-use dmabench_smmu::qemu::{AdmaList, BLOCK_BYTES, TransferError};
+use dmabench_smmu::qemu::{BLOCK_BYTES, TransferError};
 
 use super::{
     Flaw, QemuCounts, QemuResult, Stop,
     buffer::{Buffer, pattern},
+    ground::Mapped,
     has,
     lane::Lane,
     rig::Rig,
 };
 use crate::{
     cli::ModeArg,
-    run::{Plan, domain_config},
+    run::Plan,
     workload::{Request, Step, Workload},
 };
 
@@ -29,18 +30,19 @@ const PROBE_BLOCKS: u64 = 8;
 /// Old addresses that are used once more after the last flush.
 const LAST_PROBES: usize = 64;
 
-/// Runs the first `limit_bytes` of `workload` in `mode`.
+/// Runs the first `limit_bytes` of `workload` in `mode`, whose domains are set up
+/// by `config`.
 pub(super) fn run(
     rig: &mut Rig,
     workload: &Workload,
     mode: ModeArg,
+    config: DomainConfig,
     plan: &Plan,
     limit_bytes: u64,
 ) -> Result<QemuResult, Stop> {
     let begun = Instant::now();
-    let config = domain_config(mode, plan);
     let lanes = (0..workload.devices.len())
-        .map(|card| Lane::new(rig, card, config.clone()))
+        .map(|card| Lane::new(rig, card, mode, config.clone()))
         .collect::<Result<Vec<_>, _>>()?;
     // Of what was before: bring-up, and the modes before this one.
     let _before = rig.traced();
@@ -48,14 +50,25 @@ pub(super) fn run(
         lanes.iter().map(|lane| lane.counting.counts()).collect()
     };
     let before = counts(&lanes);
+    let kind = match (mode, config.mode) {
+        (ModeArg::Bounce, _) => Kind::Copied,
+        (ModeArg::Premapped, _) => Kind::Registered,
+        (_, Mode::Passthrough) => Kind::Passed,
+        _ => Kind::Mapped,
+    };
+    let room = workload.live_max as usize + 1;
     let mut replay = Replay {
         rig,
         workload,
         mode: config.mode,
+        kind,
         plan,
         live: (0..workload.live_max).map(|_| None).collect(),
         out: vec![DmaSegment::EMPTY; workload.segments_max()],
         pending: lanes.iter().map(|_| None).collect(),
+        batches: (lanes.iter())
+            .map(|lane| lane.ground.batch(room).map(|batch| (batch, Vec::new())))
+            .collect(),
         returned: Arc::default(),
         old: Vec::new(),
         now: TimeNs(0),
@@ -92,15 +105,15 @@ pub(super) fn run(
             traced.commands
         )));
     }
-    let translates = !matches!(replay.mode, Mode::Passthrough);
     let exposes = matches!(replay.mode, Mode::Lazy(_) | Mode::LazySingle(_));
-    if translates && !exposes && replay.stale != 0 {
+    if !exposes && replay.stale != 0 {
         return Err(Stop::Defect(format!(
             "{} buffers were reachable after they had been given back",
             replay.stale
         )));
     }
     let after_flush = replay.after_flush()?;
+    let probed = matches!(kind, Kind::Mapped | Kind::Copied);
     let result = QemuResult {
         workload: workload.name.clone(),
         mode: mode.name().to_owned(),
@@ -110,21 +123,51 @@ pub(super) fn run(
         bytes_verified: replay.bytes,
         ours,
         qemu: theirs,
-        probes: translates.then_some(replay.probes),
-        stale_accesses: translates.then_some(replay.stale),
-        probes_after_flush: translates.then_some(after_flush),
+        probes: probed.then_some(replay.probes),
+        stale_accesses: probed.then_some(replay.stale),
+        probes_after_flush: (kind == Kind::Mapped).then_some(after_flush),
         seconds: begun.elapsed().as_secs_f64(),
     };
-    let Replay { rig, lanes, .. } = replay;
+    let Replay {
+        rig,
+        lanes,
+        batches,
+        ..
+    } = replay;
+    drop(batches);
     for lane in lanes {
         lane.close(rig)?;
     }
     Ok(result)
 }
 
+/// What becomes of an address when its buffer is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It is the memory's own.
+    Passed,
+    /// It is unmapped.
+    Mapped,
+    /// It goes on to lead to a slot, and never led to the buffer.
+    Copied,
+    /// It goes on to lead to the buffer, as agreed.
+    Registered,
+}
+
+/// Where a use of an old address got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Got {
+    /// It was stopped.
+    Nowhere,
+    /// To the buffer, or from it.
+    Buffer,
+    /// To other memory, or from it.
+    Elsewhere,
+}
+
 /// A request that is mapped.
 struct Live {
-    mapping: Mapping,
+    mapped: Mapped,
     buffer: Buffer,
     /// What the controller is told, one for each segment.
     pieces: Vec<(Iova, u64)>,
@@ -146,6 +189,7 @@ struct Replay<'a> {
     rig: &'a mut Rig,
     workload: &'a Workload,
     mode: Mode,
+    kind: Kind,
     plan: &'a Plan,
     lanes: Vec<Lane>,
     /// By place.
@@ -153,6 +197,8 @@ struct Replay<'a> {
     out: Vec<DmaSegment>,
     /// Pipelined: by card, the unmap that has begun.
     pending: Vec<Option<(Pending, Returned)>>,
+    /// Batched: by card, the unmaps of one completion.
+    batches: Vec<Option<(Batch, Vec<Returned>)>>,
     /// Given back and not probed yet; parked buffers come here from a flush.
     returned: Arc<Mutex<Vec<Returned>>>,
     /// Addresses that were used and are no longer mapped.
@@ -174,6 +220,8 @@ impl Replay<'_> {
         for step in self.workload.steps() {
             match *step {
                 Step::Map(number) if mapped_bytes < limit_bytes => {
+                    // The completion before it is over.
+                    self.finish_batches()?;
                     let request = &self.workload.requests()[number as usize];
                     mapped_bytes += request.bytes;
                     let idle = self.workload.idle_ns(number);
@@ -193,6 +241,7 @@ impl Replay<'_> {
                 break;
             }
         }
+        self.finish_batches()?;
         for card in 0..self.lanes.len() {
             self.complete(card)?;
         }
@@ -201,21 +250,14 @@ impl Replay<'_> {
 
     fn map(&mut self, request: &Request) -> Result<(), Stop> {
         let wanted = self.workload.segments(request);
-        let buffer = Buffer::new(self.rig.ram(), wanted).map_err(Stop::refused)?;
+        let buffer = Buffer::new(&self.rig.arena, wanted).map_err(Stop::refused)?;
         let lane = &self.lanes[usize::from(request.device)];
-        let mapping = lane
-            .domain
-            .map_sg(
-                &lane.device,
-                &buffer.segments,
-                &mut self.out,
-                request.direction,
-            )
-            .map_err(|error| self.rig.cause(error))?;
+        let (list, out) = (&buffer.segments, &mut self.out);
+        let mapped = (lane.ground).map(self.rig, &lane.device, list, out, request.direction)?;
         let out = &self.out[..wanted.len()];
         let pieces = out.iter().map(|s| (s.addr, s.len_bytes)).collect();
         self.live[request.place as usize] = Some(Live {
-            mapping,
+            mapped,
             buffer,
             pieces,
         });
@@ -230,7 +272,7 @@ impl Replay<'_> {
         let service_ns = self.plan.device.service_ns(request.bytes);
         self.advance_to(self.now.saturating_add_ns(service_ns))?;
         let Live {
-            mapping,
+            mapped,
             buffer,
             pieces,
         } = live;
@@ -244,31 +286,40 @@ impl Replay<'_> {
         };
         // The unmap before this one was in flight during the transfer.
         self.complete(card)?;
-        self.unmap(card, mapping, returned)?;
+        self.unmap(card, mapped, returned)?;
         self.probe_returned()?;
         // An entry of a flush queue gets its time from the first poll that sees
         // it.
         self.advance_to(self.now)
     }
 
-    fn unmap(&mut self, card: usize, mapping: Mapping, returned: Returned) -> Result<(), Stop> {
-        let domain = &self.lanes[card].domain;
+    fn unmap(&mut self, card: usize, mapped: Mapped, returned: Returned) -> Result<(), Stop> {
+        let ground = &self.lanes[card].ground;
         match self.mode {
             Mode::StrictPipelined => {
-                let pending = domain.unmap_begin(mapping);
-                let pending = pending.map_err(|error| self.rig.cause(error))?;
+                let pending = ground.unmap_begin(self.rig, mapped)?;
                 self.pending[card] = Some((pending, returned));
+            }
+            Mode::StrictBatched => {
+                let Some((batch, waiting)) = &mut self.batches[card] else {
+                    return Err(Stop::Defect("no batch in a mode of batches".to_owned()));
+                };
+                let refused = match mapped {
+                    Mapped::Domain(mapping) => batch.push(mapping).is_err(),
+                    _ => true,
+                };
+                if refused {
+                    return Err(Stop::Defect("a batch has no room".to_owned()));
+                }
+                waiting.push(returned);
             }
             Mode::LazyParked(_) => {
                 let all = Arc::clone(&self.returned);
-                let parcel = Parcel::new(returned, move |returned| give_back(&all, returned));
-                let parked = domain.unmap_parked(mapping, parcel);
-                parked.map_err(|error| self.rig.cause(error))?;
+                let sink = move |returned| give_back(&all, returned);
+                ground.unmap_parked(self.rig, mapped, returned, sink)?;
             }
             _ => {
-                domain
-                    .unmap(mapping)
-                    .map_err(|error| self.rig.cause(error))?;
+                ground.unmap(self.rig, mapped)?;
                 give_back(&self.returned, returned);
             }
         }
@@ -278,26 +329,39 @@ impl Replay<'_> {
     /// Waits for the unmap that has begun, if there is one.
     fn complete(&mut self, card: usize) -> Result<(), Stop> {
         if let Some((pending, returned)) = self.pending[card].take() {
-            let done = self.lanes[card].domain.complete(pending);
-            done.map_err(|error| self.rig.cause(error))?;
+            self.lanes[card].ground.complete(self.rig, pending)?;
             give_back(&self.returned, returned);
         }
         Ok(())
+    }
+
+    /// Unmaps what was completed since the last map.
+    fn finish_batches(&mut self) -> Result<(), Stop> {
+        for (lane, batch) in self.lanes.iter().zip(&mut self.batches) {
+            if let Some((batch, waiting)) = batch
+                && !batch.is_empty()
+            {
+                lane.ground.unmap_batch(self.rig, batch)?;
+                for returned in waiting.drain(..) {
+                    give_back(&self.returned, returned);
+                }
+            }
+        }
+        self.probe_returned()
     }
 
     /// Moves the virtual clock, with a stop at every deadline.
     fn advance_to(&mut self, to: TimeNs) -> Result<(), Stop> {
         for card in 0..self.lanes.len() {
             let mut last = None;
-            let lane = &self.lanes[card];
-            while let Some(due) = lane.domain.next_deadline().filter(|due| *due <= to) {
+            let ground = &self.lanes[card].ground;
+            while let Some(due) = ground.next_deadline().filter(|due| *due <= to) {
                 if last == Some(due) {
                     let what = format!("the deadline of {} ns passed without effect", due.0);
                     return Err(Stop::Defect(what));
                 }
                 last = Some(due);
-                let polled = lane.domain.poll(due.max(self.now));
-                let _flushed = polled.map_err(|error| self.rig.cause(error))?;
+                ground.poll(self.rig, due.max(self.now))?;
             }
         }
         self.now = self.now.max(to);
@@ -310,30 +374,34 @@ impl Replay<'_> {
             self.without_transfer += 1;
             return Ok(());
         }
-        let list = (self.lanes[card].table)
-            .fill(live.pieces.iter().copied())
-            .map_err(Stop::refused)?;
+        let pieces = || live.pieces.iter().copied();
         if matches!(direction, Direction::FromDevice | Direction::Bidirectional) {
-            let block = self.place(card, &list);
+            let block = self.place(card, buffer.bytes);
             let data = self.stamp(buffer.bytes);
             let image = self.rig.hosts[card].image().clone();
             image.write(block, &data)?;
             if has(Flaw::Corrupt) {
                 image.write(block, &[!data[0]])?;
             }
-            let moved = self.rig.hosts[card].read(block, &list);
-            self.moved(moved)?;
+            self.lanes[card].with_list(self.rig, pieces(), |rig, list| {
+                let moved = rig.hosts[card].read(block, list);
+                arrived(rig, moved)
+            })?;
+            self.sync_for_cpu(card, live)?;
             if buffer.read().map_err(Stop::refused)? != data {
                 return Err(Stop::Defect("data read from the card differ".to_owned()));
             }
             self.bytes += buffer.bytes;
         }
         if matches!(direction, Direction::ToDevice | Direction::Bidirectional) {
-            let block = self.place(card, &list);
+            let block = self.place(card, buffer.bytes);
             let data = self.stamp(buffer.bytes);
             buffer.write(&data).map_err(Stop::refused)?;
-            let moved = self.rig.hosts[card].write(block, &list);
-            self.moved(moved)?;
+            self.sync_for_device(card, live)?;
+            self.lanes[card].with_list(self.rig, pieces(), |rig, list| {
+                let moved = rig.hosts[card].write(block, list);
+                arrived(rig, moved)
+            })?;
             let mut on_card = vec![0; data.len()];
             self.rig.hosts[card].image().read(block, &mut on_card)?;
             if on_card != data {
@@ -344,28 +412,24 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// A mapped buffer must be reachable.
-    fn moved(&self, moved: Result<(), TransferError>) -> Result<(), Stop> {
-        match moved {
-            Ok(()) => Ok(()),
-            Err(TransferError::Qemu(error)) => Err(Stop::Qemu(error)),
-            Err(error) => {
-                let events = self.rig.events()?;
-                Err(Stop::Defect(format!(
-                    "the card could not use a mapped buffer: {error}; {events:?}"
-                )))
-            }
-        }
+    /// Copies: what the device wrote into the buffer.
+    fn sync_for_cpu(&self, card: usize, live: &Live) -> Result<(), Stop> {
+        self.lanes[card].ground.sync_for_cpu(self.rig, &live.mapped)
+    }
+
+    /// Copies: what the device is to read out of the buffer.
+    fn sync_for_device(&self, card: usize, live: &Live) -> Result<(), Stop> {
+        (self.lanes[card].ground).sync_for_device(self.rig, &live.mapped)
     }
 
     /// The next blocks of the card; after its end its beginning.
-    fn place(&mut self, card: usize, list: &AdmaList) -> u64 {
-        let end = self.rig.hosts[card].blocks() - PROBE_BLOCKS;
-        if self.next_block + list.blocks() > end {
+    fn place(&mut self, card: usize, bytes: u64) -> u64 {
+        let (blocks, end) = (bytes / BLOCK_BYTES, self.rig.hosts[card].blocks());
+        if self.next_block + blocks > end - PROBE_BLOCKS {
             self.next_block = 0;
         }
         let block = self.next_block;
-        self.next_block += list.blocks();
+        self.next_block += blocks;
         block
     }
 
@@ -378,17 +442,24 @@ impl Replay<'_> {
     fn probe_returned(&mut self) -> Result<(), Stop> {
         let returned = std::mem::take(&mut *lock(&self.returned));
         for buffer in returned {
-            if matches!(self.mode, Mode::Passthrough) {
+            if matches!(self.kind, Kind::Passed | Kind::Registered) {
                 continue;
             }
             self.probes += 1;
-            let reached = self.probe(
+            match self.probe(
                 buffer.card,
                 buffer.iova,
                 Some(buffer.phys),
                 buffer.direction,
-            )?;
-            self.stale += u64::from(reached);
+            )? {
+                Got::Buffer => self.stale += 1,
+                Got::Elsewhere if self.kind == Kind::Mapped => {
+                    return Err(Stop::Defect(
+                        "a use of an old address reached other memory than its buffer".to_owned(),
+                    ));
+                }
+                Got::Elsewhere | Got::Nowhere => {}
+            }
             if self.old.len() < LAST_PROBES || self.probes.is_multiple_of(16) {
                 self.old.truncate(LAST_PROBES - 1);
                 self.old.insert(0, (buffer.card, buffer.iova));
@@ -398,17 +469,14 @@ impl Replay<'_> {
     }
 
     /// One block at `iova`, in the direction in which the device was allowed to.
-    /// Whether it got through; if so, to `phys`.
+    /// Where it got, if the buffer's page is at `phys`.
     fn probe(
         &mut self,
         card: usize,
         iova: Iova,
         phys: Option<PhysAddr>,
         direction: Direction,
-    ) -> Result<bool, Stop> {
-        let list = (self.lanes[card].table)
-            .fill([(iova, BLOCK_BYTES)])
-            .map_err(Stop::refused)?;
+    ) -> Result<Got, Stop> {
         let block = self.rig.hosts[card].blocks() - PROBE_BLOCKS;
         let (in_memory, on_card) = (self.stamp(BLOCK_BYTES), self.stamp(BLOCK_BYTES));
         let image = self.rig.hosts[card].image().clone();
@@ -419,28 +487,27 @@ impl Replay<'_> {
                 .write(phys, &in_memory)
                 .map_err(Stop::refused)?;
         }
-        let host = &mut self.rig.hosts[card];
-        let moved = match direction {
-            Direction::ToDevice => host.write(block, &list),
-            Direction::FromDevice | Direction::Bidirectional => host.read(block, &list),
-        };
+        let piece = [(iova, BLOCK_BYTES)];
+        let moved = self.lanes[card].with_list(self.rig, piece, |rig, list| {
+            let host = &mut rig.hosts[card];
+            Ok(match direction {
+                Direction::ToDevice => host.write(block, list),
+                Direction::FromDevice | Direction::Bidirectional => host.read(block, list),
+            })
+        })?;
         let (mut now_in_memory, mut now_on_card) = (in_memory.clone(), on_card.clone());
         if let Some(phys) = phys {
-            self.rig
-                .ram()
-                .read(phys, &mut now_in_memory)
-                .map_err(Stop::refused)?;
+            (self.rig.ram().read(phys, &mut now_in_memory)).map_err(Stop::refused)?;
         }
         image.read(block, &mut now_on_card)?;
-        let unchanged = now_in_memory == in_memory && now_on_card == on_card;
+        let untouched = now_in_memory == in_memory && now_on_card == on_card;
+        let one = now_in_memory == now_on_card;
         match moved {
-            Ok(()) if phys.is_some() && unchanged => Err(Stop::Defect(
-                "a use of an old address reached other memory than its buffer's".to_owned(),
-            )),
-            Ok(()) => Ok(true),
-            Err(TransferError::Dma { .. }) if unchanged => {
+            Ok(()) if one => Ok(Got::Buffer),
+            Ok(()) => Ok(Got::Elsewhere),
+            Err(TransferError::Dma { .. }) if untouched => {
                 self.events += self.rig.events()?.len() as u64;
-                Ok(false)
+                Ok(Got::Nowhere)
             }
             Err(TransferError::Dma { .. }) => Err(Stop::Defect(
                 "a use of an old address was stopped, and data moved all the same".to_owned(),
@@ -453,27 +520,43 @@ impl Replay<'_> {
     /// Flushes, and uses the latest old addresses: none may get through.
     fn after_flush(&mut self) -> Result<u64, Stop> {
         for lane in &self.lanes {
-            let drained = lane.domain.drain();
-            let _flushed = drained.map_err(|error| self.rig.cause(error))?;
+            lane.ground.drain(self.rig)?;
         }
         // Parked buffers came back.
         let before = self.stale;
         self.probe_returned()?;
-        let parked_reached = self.stale - before;
+        if self.stale != before {
+            let what = "the device reached a buffer that came back from the last flush";
+            return Err(Stop::Defect(what.to_owned()));
+        }
         let mut probes = 0;
         for (card, iova) in std::mem::take(&mut self.old) {
-            if matches!(self.mode, Mode::Passthrough) {
+            if self.kind != Kind::Mapped {
                 break;
             }
             probes += 1;
             for direction in [Direction::ToDevice, Direction::FromDevice] {
-                if parked_reached != 0 || self.probe(card, iova, None, direction)? {
+                if self.probe(card, iova, None, direction)? != Got::Nowhere {
                     let what = format!("the device reached {iova} after the last flush");
                     return Err(Stop::Defect(what));
                 }
             }
         }
         Ok(probes)
+    }
+}
+
+/// A mapped buffer must be reachable.
+fn arrived(rig: &Rig, moved: Result<(), TransferError>) -> Result<(), Stop> {
+    match moved {
+        Ok(()) => Ok(()),
+        Err(TransferError::Qemu(error)) => Err(Stop::Qemu(error)),
+        Err(error) => {
+            let events = rig.events()?;
+            Err(Stop::Defect(format!(
+                "the card could not use a mapped buffer: {error}; {events:?}"
+            )))
+        }
     }
 }
 

@@ -60,13 +60,14 @@ pub struct QemuResult {
     pub ours: QemuCounts,
     /// By QEMU's own trace.
     pub qemu: QemuCounts,
-    /// Uses of an old address right after its buffer was given back; none in
-    /// passthrough, where addresses do not change hands.
+    /// Uses of an old address right after its buffer was given back. Null in
+    /// passthrough and premapped, where addresses are not taken away.
     pub probes: Option<u64>,
-    /// Those that reached memory.
+    /// Those that reached the buffer. (In bounce the device goes on to reach a
+    /// slot of the pool.)
     pub stale_accesses: Option<u64>,
     /// Uses of old addresses after the last flush. None reached memory, or the
-    /// run would have failed.
+    /// run would have failed. Null also in bounce.
     pub probes_after_flush: Option<u64>,
     /// Seconds in the emulator.
     pub seconds: f64,
@@ -132,7 +133,7 @@ impl fmt::Display for QemuReport {
             f,
             "counted, on QEMU {}: invalidations and syncs of the unmaps by our counting backend and by\n\
              QEMU's trace of its command queue; faults by the driver's event queue and by the trace.\n\
-             stale: uses of an old address right after its buffer was given back that reached memory;\n\
+             stale: uses of an old address right after its buffer was given back that reached the buffer;\n\
              after flush: the same after the last flush. Every byte was compared with the card's image.",
             self.qemu
         )?;

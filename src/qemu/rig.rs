@@ -8,7 +8,7 @@ use dmabench_smmu::{
     qemu::{GuestRam, Qemu, QemuSmmu, QemuVersion, SdHost, TraceCounts},
 };
 
-use super::{QemuPlan, QemuRunError, Stop};
+use super::{QemuPlan, QemuRunError, Stop, buffer::Arena};
 
 /// Our driver on QEMU's SMMU.
 pub(super) type Driver = Smmu<QemuSmmu, GuestRam>;
@@ -16,9 +16,10 @@ pub(super) type Driver = Smmu<QemuSmmu, GuestRam>;
 /// Bytes of each card: requests are laid out one behind the other, and begin
 /// again at its end.
 const CARD_BYTES: u64 = 64 << 20;
-/// Enough for a flush queue of parked buffers of 512 KiB, and then some; only
-/// what is used takes memory.
+/// Only what is used takes memory.
 const RAM_BYTES: u64 = 1 << 30;
+/// Enough for two flush queues of parked buffers of 512 KiB.
+const ARENA_BYTES: u64 = 256 << 20;
 
 /// Fields are dropped in this order: the driver turns the SMMU off, then QEMU
 /// ends.
@@ -26,6 +27,8 @@ const RAM_BYTES: u64 = 1 << 30;
 pub(super) struct Rig {
     pub(super) hosts: Vec<SdHost>,
     pub(super) driver: Arc<Driver>,
+    /// Where buffers lie.
+    pub(super) arena: Arena,
     qemu: Qemu,
 }
 
@@ -46,9 +49,12 @@ impl Rig {
             (Err(_), Some(error)) => return Err(error.into()),
             (Err(error), None) => return Err(QemuRunError::Setup(error)),
         };
+        let arena = Arena::new(qemu.ram(), ARENA_BYTES);
+        let arena = arena.map_err(|error| QemuRunError::Memory(error.to_string()))?;
         Ok(Rig {
             hosts,
             driver,
+            arena,
             qemu,
         })
     }

@@ -5,7 +5,7 @@ use core::{fmt, mem::ManuallyDrop, ptr::NonNull};
 use std::fs::File;
 
 use dmabench_pgtable::{TableMemory, TableRef};
-use dmabench_platform::{PhysAddr, sync::Mutex};
+use dmabench_platform::{CpuMemory, MemoryError, PhysAddr, sync::Mutex};
 
 use super::{QemuError, shared::Shared};
 
@@ -95,6 +95,9 @@ impl Frames {
             return false;
         }
         self.runs.remove(&at);
+        // The lowest that is free comes next: memory that was touched is used
+        // again.
+        self.next = self.next.min(at);
         self.used[at as usize..(at + count) as usize].fill(false);
         self.tables -= u64::from(table);
         true
@@ -242,6 +245,45 @@ impl GuestRam {
     }
 }
 
+/// Anywhere in RAM, whoever it belongs to: the machine has no other owner than
+/// whoever holds this value.
+impl CpuMemory for GuestRam {
+    fn copy(&self, from: PhysAddr, to: PhysAddr, len_bytes: u64) -> Result<(), MemoryError> {
+        let refused = |phys| MemoryError::NotMemory { phys, len_bytes };
+        let len = usize::try_from(len_bytes).map_err(|_| refused(from))?;
+        let source = self.offset(from, len).map_err(|_| refused(from))?;
+        let target = self.offset(to, len).map_err(|_| refused(to))?;
+        let mut piece = [0; FRAME_BYTES as usize];
+        let mut done = 0;
+        while done < len_bytes {
+            let now = (len_bytes - done).min(FRAME_BYTES) as usize;
+            self.inner.memory.read(source + done, &mut piece[..now]);
+            self.inner.memory.write(target + done, &piece[..now]);
+            done += now as u64;
+        }
+        Ok(())
+    }
+
+    fn zero(&self, at: PhysAddr, len_bytes: u64) -> Result<(), MemoryError> {
+        let refused = MemoryError::NotMemory {
+            phys: at,
+            len_bytes,
+        };
+        let len = usize::try_from(len_bytes).map_err(|_| refused)?;
+        let offset = self.offset(at, len).map_err(|_| refused)?;
+        let zeros = [0; FRAME_BYTES as usize];
+        let mut done = 0;
+        while done < len_bytes {
+            let now = (len_bytes - done).min(FRAME_BYTES);
+            self.inner
+                .memory
+                .write(offset + done, &zeros[..now as usize]);
+            done += now;
+        }
+        Ok(())
+    }
+}
+
 /// What a table of that size takes: tables are aligned to their size, and small
 /// ones have a frame of their own.
 fn table_bytes(size_bytes: usize) -> u64 {
@@ -332,6 +374,32 @@ mod tests {
             ram.free(odd, 4096),
             Err(RamError::NotAllocated { phys: odd })
         );
+    }
+
+    #[test]
+    fn copies_stay_inside() {
+        let ram = ram(1 << 20);
+        let (from, to) = (PhysAddr(RAM_BASE + 5), PhysAddr(RAM_BASE + 0x8003));
+        let data: Vec<u8> = (0..9000).map(|n| n as u8).collect();
+        ram.write(from, &data).unwrap();
+        ram.copy(from, to, 9000).unwrap();
+        ram.zero(from, 8999).unwrap();
+        let mut back = vec![0; 9001];
+        ram.read(to, &mut back).unwrap();
+        assert_eq!((&back[..9000], back[9000]), (&data[..], 0));
+        ram.read(from, &mut back).unwrap();
+        assert!(back[..8999].iter().all(|b| *b == 0) && back[8999] == data[8999]);
+        let end = PhysAddr(RAM_BASE + (1 << 20) - 1);
+        let refused = |phys| Err(MemoryError::NotMemory { phys, len_bytes: 2 });
+        assert_eq!(ram.copy(from, end, 2), refused(end));
+        assert_eq!(ram.copy(end, to, 2), refused(end));
+        assert_eq!(ram.zero(PhysAddr(0), 2), refused(PhysAddr(0)));
+        let len_bytes = u64::MAX;
+        let endless = MemoryError::NotMemory {
+            phys: from,
+            len_bytes,
+        };
+        assert_eq!(ram.copy(from, to, len_bytes), Err(endless));
     }
 
     #[test]
