@@ -140,8 +140,9 @@ fn verdict(workload: &str, results: &[&RunResult]) -> Verdict {
             vec![],
         ),
     };
-    if let Some(lazy) = of("lazy") {
-        details.extend(best_safe(results).map(|safe| {
+    if let (Some(strict), Some(lazy)) = (of("strict"), of("lazy")) {
+        let better = best_safe(results).filter(|safe| whole_ns(safe) < whole_ns(strict));
+        details.extend(better.map(|safe| {
             format!(
                 "Of the modes that leave nothing reachable, {} is the fastest: {} of lazy's time.",
                 safe.mode,
@@ -392,6 +393,14 @@ mod tests {
             "{}",
             verdict.details
         );
+        // Slower than strict is no news.
+        let verdict = after(|report| {
+            let name = report.workloads[0].name.clone();
+            report
+                .results
+                .push(sample::result(&name, "bounce", 9_000.0, 0.0));
+        });
+        assert!(!verdict.details.contains("fastest"), "{}", verdict.details);
         // Lazy with luck in this run is no safe mode.
         let verdict = after(|report| of(report, "lazy").stale_device_accesses = Some(0));
         assert!(!verdict.details.contains("fastest"), "{}", verdict.details);
