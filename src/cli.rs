@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
+
+use dmabench_flushq::QueueConfig;
 
 use crate::{
     breakdown::BreakdownArgs,
@@ -188,7 +190,7 @@ pub struct RunOptions {
 
     /// Modes to run [default: passthrough,strict,lazy; of `map`: strict]
     #[arg(long, global = true, value_delimiter = ',', value_name = "MODE,...")]
-    pub modes: Vec<ModeArg>,
+    pub modes: Vec<ModeChoice>,
 
     /// Run only workloads whose name contains this; may be given several times
     #[arg(long, global = true, value_name = "NAME")]
@@ -231,6 +233,26 @@ pub struct RunOptions {
         value_parser = clap::value_parser!(u64).range(1..=3_600_000)
     )]
     pub flush_timeout_ms: u64,
+
+    /// Entries of the one queue in mode lazy-single
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        default_value_t = QueueConfig::SINGLE.entries_per_slot,
+        value_parser = queue_entries
+    )]
+    pub single_queue_entries: usize,
+
+    /// Milliseconds that an entry may wait in mode lazy-single
+    #[arg(
+        long,
+        global = true,
+        value_name = "MS",
+        default_value_t = QueueConfig::SINGLE.timeout_ns / 1_000_000,
+        value_parser = clap::value_parser!(u64).range(1..=3_600_000)
+    )]
+    pub single_flush_timeout_ms: u64,
 
     /// Hardware of the modelled figures
     #[arg(
@@ -280,15 +302,74 @@ pub enum ModeArg {
     Passthrough,
     /// Every unmap invalidates and waits before the buffer goes back
     Strict,
+    /// Strict, with one invalidation and one wait for all unmaps of a completion
+    StrictBatched,
+    /// Strict, with the wait for one request beside the transfer of the next
+    StrictPipelined,
     /// The buffer goes back at once, invalidations are collected
     Lazy,
+    /// Lazy with one large queue for all processors
+    LazySingle,
+    /// Invalidations are collected, and the buffer goes back after its own
+    LazyParked,
     /// The device works on copies, in memory of its own that stays mapped
     Bounce,
     /// All memory of the workload is registered once and stays mapped
     Premapped,
 }
 
+/// What `--modes` takes: a mode, or all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModeChoice {
+    /// One.
+    One(ModeArg),
+    /// Every mode there is.
+    All,
+}
+
+impl ValueEnum for ModeChoice {
+    fn value_variants<'a>() -> &'a [Self] {
+        use ModeArg::*;
+        use ModeChoice::{All, One};
+        &[
+            One(Passthrough),
+            One(Strict),
+            One(StrictBatched),
+            One(StrictPipelined),
+            One(Lazy),
+            One(LazySingle),
+            One(LazyParked),
+            One(Bounce),
+            One(Premapped),
+            All,
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            ModeChoice::One(mode) => mode.to_possible_value(),
+            ModeChoice::All => Some(PossibleValue::new("all").help("Every mode")),
+        }
+    }
+}
+
 impl ModeArg {
+    /// Whether the I/O pages of a buffer cannot be reached when it is given back.
+    /// (Those of a bounce pool can, always; they are never the buffer.)
+    pub fn takes_away(self) -> bool {
+        match self {
+            ModeArg::Strict
+            | ModeArg::StrictBatched
+            | ModeArg::StrictPipelined
+            | ModeArg::LazyParked => true,
+            ModeArg::Passthrough
+            | ModeArg::Lazy
+            | ModeArg::LazySingle
+            | ModeArg::Bounce
+            | ModeArg::Premapped => false,
+        }
+    }
+
     /// What is run where nothing else is asked for.
     pub const DEFAULT: [ModeArg; 3] = [ModeArg::Passthrough, ModeArg::Strict, ModeArg::Lazy];
 
@@ -297,7 +378,11 @@ impl ModeArg {
         match self {
             ModeArg::Passthrough => "passthrough",
             ModeArg::Strict => "strict",
+            ModeArg::StrictBatched => "strict-batched",
+            ModeArg::StrictPipelined => "strict-pipelined",
             ModeArg::Lazy => "lazy",
+            ModeArg::LazySingle => "lazy-single",
+            ModeArg::LazyParked => "lazy-parked",
             ModeArg::Bounce => "bounce",
             ModeArg::Premapped => "premapped",
         }
@@ -321,7 +406,13 @@ impl RunOptions {
         if self.modes.is_empty() {
             return default.to_vec();
         }
-        let mut modes = self.modes.clone();
+        let mut modes: Vec<ModeArg> = (self.modes.iter())
+            .flat_map(|choice| match choice {
+                ModeChoice::One(mode) => std::slice::from_ref(mode),
+                ModeChoice::All => ModeArg::value_variants(),
+            })
+            .copied()
+            .collect();
         modes.sort_unstable();
         modes.dedup();
         modes
@@ -372,6 +463,13 @@ mod tests {
             "the nearer one"
         );
         assert_eq!(first.shape.players(), Players::Pairs(2));
+        let all = Cli::parse_from(["dmabench", "--modes", "lazy,all"]).options;
+        assert_eq!(all.modes(), ModeArg::value_variants());
+        for mode in ModeArg::value_variants() {
+            let spelt = mode.to_possible_value().unwrap();
+            assert_eq!(spelt.get_name(), mode.name());
+            assert!(ModeChoice::value_variants().contains(&ModeChoice::One(*mode)));
+        }
         let modes = Cli::parse_from(["dmabench", "--modes", "lazy,strict,lazy"]).options;
         assert_eq!(modes.modes(), [ModeArg::Strict, ModeArg::Lazy]);
         assert_eq!(

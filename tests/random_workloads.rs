@@ -4,10 +4,12 @@
 use std::sync::atomic::AtomicBool;
 
 use dmabench::{
+    cli::ModeArg,
     report::Source,
     run::{self, Plan},
     workload::{Builder, Direction, Segment, Workload},
 };
+use dmabench_flushq::QueueConfig;
 use dmabench_platform::PhysAddr;
 use proptest::prelude::*;
 
@@ -63,6 +65,16 @@ fn workload() -> impl Strategy<Value = Workload> {
     })
 }
 
+const MODES: [ModeArg; 7] = [
+    ModeArg::Passthrough,
+    ModeArg::Strict,
+    ModeArg::StrictBatched,
+    ModeArg::StrictPipelined,
+    ModeArg::Lazy,
+    ModeArg::LazySingle,
+    ModeArg::LazyParked,
+];
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 100, ..ProptestConfig::default() })]
 
@@ -76,6 +88,11 @@ proptest! {
             requests_min: 1,
             flush_queue_entries: 1 << entries_lg2,
             flush_timeout_ns: timeout_ns,
+            single_queue: QueueConfig {
+                entries_per_slot: 1 << entries_lg2,
+                timeout_ns,
+            },
+            modes: MODES.to_vec(),
             ..Plan::default()
         };
         let never = AtomicBool::new(false);
@@ -90,13 +107,29 @@ proptest! {
                     prop_assert_eq!(result.stale_device_accesses, Some(0));
                     prop_assert_eq!(exposure.unwrap().sync_commands, requests);
                 }
-                "lazy" => {
+                "strict-batched" => {
+                    prop_assert!(result.sync_commands <= requests as f64);
+                    prop_assert_eq!(result.stale_device_accesses, Some(0));
+                    prop_assert!(exposure.unwrap().probes >= requests);
+                }
+                "strict-pipelined" => {
+                    prop_assert_eq!(result.sync_commands, requests as f64);
+                    prop_assert_eq!(result.stale_device_accesses, Some(0));
+                    prop_assert!(exposure.unwrap().probes >= requests);
+                }
+                "lazy-parked" => {
+                    prop_assert_eq!(result.tlb_invalidate_ranges, 0.0);
+                    prop_assert_eq!(result.stale_device_accesses, Some(0));
+                    prop_assert_eq!(exposure.unwrap().stale_buffers, 0);
+                }
+                "lazy" | "lazy-single" => {
+                    let mode = if result.mode == "lazy" { ModeArg::Lazy } else { ModeArg::LazySingle };
                     let exposure = exposure.unwrap();
                     prop_assert_eq!(result.tlb_invalidate_ranges, 0.0);
                     let window = result.stale_window_max_ns.unwrap();
                     // A flush of one device's queue may wait for those of the
                     // two others that are due at the same time.
-                    let bound = plan.stale_bound_ns() + 2 * plan.profile.costs.flush_ns(1);
+                    let bound = plan.stale_bound_ns(mode) + 2 * plan.profile.costs.flush_ns(1);
                     prop_assert!(window <= bound, "{} {}", window, bound);
                     prop_assert_eq!(exposure.stale_buffers, requests);
                     prop_assert!(exposure.stale_buffers_max <= 3 << entries_lg2);
@@ -104,6 +137,6 @@ proptest! {
                 _ => prop_assert!(exposure.is_none()),
             }
         }
-        prop_assert_eq!(found.results.len(), 3);
+        prop_assert_eq!(found.results.len(), MODES.len());
     }
 }

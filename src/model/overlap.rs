@@ -4,7 +4,9 @@
 //! |---|---|---|
 //! | passthrough | nobody | - |
 //! | strict | each request's completion, before the next transfer begins | idles (at depth 1) |
-//! | lazy | the request that finds its ring full, for all of them | idles (at depth 1) |
+//! | strict-batched | the completion of several requests, once for all of them | idles (at depth 1) |
+//! | strict-pipelined | each request's completion, after the next transfer has begun | works on the next |
+//! | lazy, lazy-single, lazy-parked | the request that finds its ring full, for all of them | idles (at depth 1) |
 //! | bounce | nobody: the pool stays mapped, the copies are processor time | - |
 //! | premapped | nobody: the memory stays mapped | - |
 //!
@@ -32,6 +34,11 @@ pub enum Waits {
 pub fn waits(mode: ModeArg) -> Waits {
     match mode {
         ModeArg::Passthrough | ModeArg::Bounce | ModeArg::Premapped => Waits::Never,
-        ModeArg::Strict | ModeArg::Lazy => Waits::BeforeNext,
+        ModeArg::Strict
+        | ModeArg::StrictBatched
+        | ModeArg::Lazy
+        | ModeArg::LazySingle
+        | ModeArg::LazyParked => Waits::BeforeNext,
+        ModeArg::StrictPipelined => Waits::BesideNext,
     }
 }

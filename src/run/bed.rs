@@ -1,9 +1,9 @@
 //! What a workload runs on: a domain for each of its devices, in one mode, on
 //! one kind of backend.
 
-use std::sync::Arc;
+use std::{ptr::NonNull, sync::Arc};
 
-use dmabench_dma::{Device, DmaSegment, Domain, DomainConfig, Mapping, Mode, Segment};
+use dmabench_dma::{Device, DmaSegment, Domain, DomainConfig, Mapping, Mode, Parkable, Segment};
 use dmabench_flushq::{BackendCounts, CostModel, CountingBackend, QueueConfig, TlbBackend};
 use dmabench_pgtable::{HeapTables, TableMemory, format::S1K4};
 use dmabench_platform::{Fences, Iova, Slots, ThreadSlots, TimeNs, VirtualClock};
@@ -31,8 +31,11 @@ pub(super) type SimDomain = BedDomain<Backend, Arc<SimMemory>>;
 
 /// Domains of one mode and backend.
 pub(super) struct Bed<B: TlbBackend, M: TableMemory = HeapTables> {
-    domains: Vec<BedDomain<B, M>>,
-    device: Device,
+    pub(super) domains: Vec<BedDomain<B, M>>,
+    pub(super) device: Device,
+    /// Unmaps hand over a buffer. (It is nobody's: see `disciplines.rs` for the
+    /// others.)
+    parked: bool,
 }
 
 /// Slots for `more` threads besides those that may have used others before:
@@ -49,14 +52,19 @@ fn slots(more: usize) -> Result<Arc<Slots>, RunError> {
 
 /// How a domain in that mode is set up.
 pub(crate) fn config(mode: ModeArg, plan: &Plan) -> DomainConfig {
+    let queue = QueueConfig {
+        entries_per_slot: plan.flush_queue_entries,
+        timeout_ns: plan.flush_timeout_ns,
+    };
     let mode = match mode {
         ModeArg::Passthrough => Mode::Passthrough,
         // What copies or registers memory stands on a strict domain.
         ModeArg::Strict | ModeArg::Bounce | ModeArg::Premapped => Mode::Strict,
-        ModeArg::Lazy => Mode::Lazy(QueueConfig {
-            entries_per_slot: plan.flush_queue_entries,
-            timeout_ns: plan.flush_timeout_ns,
-        }),
+        ModeArg::StrictBatched => Mode::StrictBatched,
+        ModeArg::StrictPipelined => Mode::StrictPipelined,
+        ModeArg::Lazy => Mode::Lazy(queue),
+        ModeArg::LazySingle => Mode::LazySingle(plan.single_queue),
+        ModeArg::LazyParked => Mode::LazyParked(queue),
     };
     // As Linux does for PCI devices: short addresses first, whatever the mask.
     // No reclaim of tables, which Linux does not have: its invalidations would
@@ -74,6 +82,7 @@ impl Bed<CountingBackend> {
         Ok(Bed {
             domains: counting_domains(workload, mode, plan)?,
             device: Device::new(),
+            parked: false,
         })
     }
 
@@ -90,6 +99,11 @@ impl Bed<CountingBackend> {
                 "threads on one domain map and unmap their buffers themselves",
             ));
         }
+        if matches!(mode, ModeArg::StrictBatched | ModeArg::StrictPipelined) {
+            return Err(RunError::refused(
+                "threads on one domain unmap each buffer at once: that is mode strict",
+            ));
+        }
         let slots = slots(threads)?;
         let backend =
             CountingBackend::with_range_commands(&slots, plan.profile.costs.range_commands);
@@ -98,6 +112,7 @@ impl Bed<CountingBackend> {
         Ok(Bed {
             domains: vec![domain],
             device,
+            parked: mode == ModeArg::LazyParked,
         })
     }
     /// What the backends were asked for.
@@ -146,7 +161,12 @@ impl Bed<Backend, Arc<SimMemory>> {
     ) -> Result<(Self, Lab), RunError> {
         let (domains, lab) = simulated_domains(workload, mode, plan)?;
         let device = Device::new();
-        Ok((Bed { domains, device }, lab))
+        let bed = Bed {
+            domains,
+            device,
+            parked: false,
+        };
+        Ok((bed, lab))
     }
 }
 
@@ -222,9 +242,11 @@ impl<B: TlbBackend, M: TableMemory> Bed<B, M> {
     /// One unmap call.
     #[inline]
     pub(super) fn unmap(&self, device: u16, mapping: Mapping) -> Result<(), RunError> {
-        self.domains[usize::from(device)]
-            .unmap(mapping)
-            .map_err(RunError::refused)
+        let domain = &self.domains[usize::from(device)];
+        if self.parked {
+            return (domain.unmap_parked(mapping, Nobodys)).map_err(RunError::refused);
+        }
+        domain.unmap(mapping).map_err(RunError::refused)
     }
 
     /// The earliest deadline of all domains.
@@ -255,6 +277,20 @@ impl<B: TlbBackend, M: TableMemory> Bed<B, M> {
             held.1 += stats.page_table_bytes;
         }
         held
+    }
+}
+
+/// A buffer without an owner.
+struct Nobodys;
+
+impl Parkable for Nobodys {
+    fn into_pointer(self) -> NonNull<()> {
+        NonNull::dangling()
+    }
+
+    // SAFETY (of callers): as the trait says; there is nothing behind the pointer.
+    unsafe fn from_pointer(_pointer: NonNull<()>) -> Self {
+        Nobodys
     }
 }
 

@@ -7,20 +7,24 @@
 //! device goes on to use its old addresses: `watch.rs` says when. The clock
 //! stops at the flush queue's deadlines. The drain at the end does not count.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use dmabench_dma::DmaSegment;
 use dmabench_flushq::CostModel;
-use dmabench_platform::{Clock, TimeNs, VirtualClock};
-use dmabench_smmu::soft::{Access, SoftSmmu};
+use dmabench_platform::{Clock, Iova, TimeNs, VirtualClock};
+use dmabench_smmu::soft::{Access, SimMemory, SoftSmmu};
 
 use super::{
     GRANULE, RunError,
     bed::{self, Bed},
     copies,
+    disciplines::{Batched, ParkedBuffers, Pipelined},
     ground::Ground,
     plan::Plan,
     registered,
@@ -29,7 +33,7 @@ use super::{
 use crate::{
     cli::ModeArg,
     report::{Exposure, TimelinePoint},
-    workload::{Direction, Request, Step, Workload},
+    workload::{Direction, Step, Workload},
 };
 
 /// Points of the timeline that are kept for the plot.
@@ -91,8 +95,35 @@ pub(super) fn run(
         }
         _ => {
             let (bed, lab) = Bed::simulated(workload, mode, plan)?;
-            run_on(&bed, &lab, workload, mode, plan, limit, interrupted)
+            on_bed(bed, &lab, workload, mode, plan, limit, interrupted)
         }
+    }
+}
+
+/// [`run_on`] a bed, with the discipline of `mode`.
+fn on_bed(
+    bed: Bed<Backend, Arc<SimMemory>>,
+    lab: &Lab,
+    workload: &Workload,
+    mode: ModeArg,
+    plan: &Plan,
+    limit: u64,
+    interrupted: &AtomicBool,
+) -> Result<Exposed, RunError> {
+    match mode {
+        ModeArg::StrictBatched => {
+            let bed = Batched::new(bed, workload);
+            run_on(&bed, lab, workload, mode, plan, limit, interrupted)
+        }
+        ModeArg::StrictPipelined => {
+            let bed = Pipelined::new(bed);
+            run_on(&bed, lab, workload, mode, plan, limit, interrupted)
+        }
+        ModeArg::LazyParked => {
+            let bed = ParkedBuffers::new(bed);
+            run_on(&bed, lab, workload, mode, plan, limit, interrupted)
+        }
+        _ => run_on(&bed, lab, workload, mode, plan, limit, interrupted),
     }
 }
 
@@ -128,30 +159,38 @@ fn run_on<'a, G: Ground<'a>>(
         table_bytes_max: 0,
         flushes_timer: 0,
         timeline: Vec::new(),
+        leaving: HashMap::new(),
+        back: Vec::new(),
     };
     let mut mapped = 0;
     let mut limit = requests_max;
+    let mut first = 0;
     for steps in workload.steps().chunks(STRIDE) {
         // What is mapped by then goes its way to the end.
         if interrupted.load(Ordering::Relaxed) {
             limit = mapped;
         }
-        for step in steps {
+        for (at, step) in steps.iter().enumerate() {
             match *step {
                 Step::Map(request) if mapped < limit => {
                     mapped += 1;
                     run.idle(workload.idle_ns(request))?;
-                    run.map(&workload.requests()[request as usize])?;
+                    run.map(request)?;
                 }
                 Step::Map(_) => {}
                 // Of a request that was not mapped: nothing to do.
-                Step::Unmap(request) => run.unmap(&workload.requests()[request as usize])?,
+                Step::Unmap(request) => {
+                    let more = G::BATCHES && workload.more_done(first + at);
+                    run.unmap(request, more)?;
+                }
             }
         }
+        first += steps.len();
         if mapped == limit && run.mapped_pages == 0 {
             break;
         }
     }
+    run.settle()?;
     let cut_after = (mapped < workload.requests().len() as u64).then_some(mapped);
     let mut exposed = run.finish()?;
     exposed.cut_after = cut_after;
@@ -174,11 +213,25 @@ struct Run<'a, G: Ground<'a>> {
     table_bytes_max: u64,
     flushes_timer: u64,
     timeline: Vec<TimelinePoint>,
+    /// Requests the device is done with whose buffers are not given back yet.
+    leaving: HashMap<u32, Leaving>,
+    /// Requests that were given back a moment ago.
+    back: Vec<u32>,
+}
+
+struct Leaving {
+    device: u16,
+    /// Its I/O pages.
+    range: Option<(Iova, u64)>,
+    buffer: Option<Mapped>,
 }
 
 impl<'a, G: Ground<'a>> Run<'a, G> {
-    fn map(&mut self, request: &Request) -> Result<(), RunError> {
+    fn map(&mut self, number: u32) -> Result<(), RunError> {
+        let request = &self.workload.requests()[number as usize];
         let segments = self.workload.segments(request);
+        self.bed.before_map(number, &mut |n| self.back.push(n))?;
+        self.give_back();
         let mapping = self.bed.map(request, segments, &mut self.out)?;
         let (iova, len_bytes) = G::range(&mapping)
             .ok_or_else(|| RunError::Defect("a mapping without I/O pages".to_owned()))?;
@@ -203,10 +256,13 @@ impl<'a, G: Ground<'a>> Run<'a, G> {
         if ns == 0 {
             return Ok(());
         }
+        // Nothing is under way, so nothing is worth waiting for.
+        self.settle()?;
         self.advance_to(self.lab.clock.now().saturating_add_ns(ns))
     }
 
-    fn unmap(&mut self, request: &Request) -> Result<(), RunError> {
+    fn unmap(&mut self, number: u32, more: bool) -> Result<(), RunError> {
+        let request = &self.workload.requests()[number as usize];
         let place = request.place as usize;
         let Some(mapping) = self.live[place].take() else {
             return Ok(());
@@ -216,18 +272,47 @@ impl<'a, G: Ground<'a>> Run<'a, G> {
             (self.lab.clock.now()).saturating_add_ns(self.plan.device.service_ns(request.bytes));
         self.advance_to(served)?;
         let range = G::range(&mapping);
-        self.bed.unmap(request.device, mapping)?;
-        if let Some((iova, len_bytes)) = range {
+        if let Some((_, len_bytes)) = range {
             self.mapped_pages -= len_bytes >> GRANULE.lg2();
-            if self.mode == ModeArg::Strict {
-                let context = bed::context(request.device);
-                self.lab.smmu.declare_gone(&context, iova, len_bytes);
-            }
         }
-        self.lab.watch.unmapped(place);
+        let back = &mut self.back;
+        (self.bed).done(number, request.device, mapping, more, &mut |n| back.push(n))?;
+        // Until here the device used it: a flush that made room found it so.
+        let leaving = Leaving {
+            device: request.device,
+            range,
+            buffer: self.lab.watch.take(place),
+        };
+        self.leaving.insert(number, leaving);
+        self.give_back();
         // An entry gets its time from the first poll that sees it.
         self.advance_to(self.lab.clock.now())?;
         self.note();
+        Ok(())
+    }
+
+    /// The buffers of `back` are their owners' again.
+    fn give_back(&mut self) {
+        for number in self.back.drain(..) {
+            let Some(leaving) = self.leaving.remove(&number) else {
+                continue;
+            };
+            if let Some((iova, len_bytes)) = leaving.range
+                && self.mode.takes_away()
+            {
+                let context = bed::context(leaving.device);
+                self.lab.smmu.declare_gone(&context, iova, len_bytes);
+            }
+            if let Some(buffer) = leaving.buffer {
+                self.lab.watch.given_back(buffer);
+            }
+        }
+    }
+
+    /// What was left for later is done.
+    fn settle(&mut self) -> Result<(), RunError> {
+        self.bed.settle(&mut |n| self.back.push(n))?;
+        self.give_back();
         Ok(())
     }
 
@@ -238,6 +323,8 @@ impl<'a, G: Ground<'a>> Run<'a, G> {
             let (before, _) = self.lab.watch.so_far();
             let now = self.lab.clock.now();
             self.bed.poll(now)?;
+            self.bed.came_back(&mut |n| self.back.push(n));
+            self.give_back();
             let flushed = self.lab.watch.so_far().0 - before;
             self.flushes_timer += flushed;
             self.note();
@@ -302,10 +389,7 @@ impl<'a, G: Ground<'a>> Run<'a, G> {
                 stale_buffers_max: seen.stale_buffers_max,
                 stale_bytes_max: seen.stale_bytes_max,
                 stale_window_p50_ns: (windows_ns.get(windows_ns.len() / 2)).map_or(0, |ns| *ns),
-                stale_window_bound_ns: match self.mode {
-                    ModeArg::Lazy => self.plan.stale_bound_ns(),
-                    _ => 0,
-                },
+                stale_window_bound_ns: self.plan.stale_bound_ns(self.mode),
                 violations: 0,
                 flushes_ring_full: seen.flushes - self.flushes_timer,
                 flushes_timer: self.flushes_timer,

@@ -11,6 +11,7 @@ mod bed;
 mod clock;
 mod copies;
 mod crew;
+mod disciplines;
 mod exposure;
 mod ground;
 mod latency;

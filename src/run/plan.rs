@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use dmabench_flushq::QueueConfig;
+
 use crate::{
     cli::{ModeArg, RunOptions},
     model::{self, HardwareProfile, StorageDevice},
@@ -20,6 +22,8 @@ pub struct Plan {
     pub flush_queue_entries: usize,
     /// Timer of the flush queue, in nanoseconds of the exposure run's clock.
     pub flush_timeout_ns: u64,
+    /// The one queue of lazy-single; its time is of the same clock.
+    pub single_queue: QueueConfig,
     /// Where the modelled times come from.
     pub profile: HardwareProfile,
     /// What the virtual clock of the exposure run goes by.
@@ -34,6 +38,7 @@ impl Default for Plan {
             requests_min: crate::cli::REQUESTS_DEFAULT,
             flush_queue_entries: 256,
             flush_timeout_ns: 10_000_000,
+            single_queue: QueueConfig::SINGLE,
             profile: model::default_profile(),
             device: StorageDevice::EMMC_2021,
         }
@@ -58,11 +63,16 @@ impl Plan {
         2 * (self.modes.len() * workloads.len()) as u64
     }
 
-    /// The longest a stale translation may live in lazy mode: the timer, no
-    /// wait for a poll (the virtual clock stops at deadlines), and one flush.
-    pub fn stale_bound_ns(&self) -> u64 {
-        self.flush_timeout_ns
-            .saturating_add(self.profile.costs.flush_ns(1))
+    /// The longest a stale translation may live: the timer, no wait for a poll
+    /// (the virtual clock stops at deadlines), and one flush. 0 in modes that
+    /// leave none.
+    pub fn stale_bound_ns(&self, mode: ModeArg) -> u64 {
+        let timeout_ns = match mode {
+            ModeArg::Lazy => self.flush_timeout_ns,
+            ModeArg::LazySingle => self.single_queue.timeout_ns,
+            _ => return 0,
+        };
+        timeout_ns.saturating_add(self.profile.costs.flush_ns(1))
     }
 
     /// As the report prints it.

@@ -7,6 +7,7 @@
 
 use std::{
     hint::black_box,
+    ops::Range,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -19,6 +20,7 @@ use super::{
     bed::Bed,
     clock::TickClock,
     copies,
+    disciplines::{Batched, ParkedBuffers, Pipelined},
     ground::{Counted, Ground},
     latency::Latencies,
     plan::Plan,
@@ -123,7 +125,19 @@ impl<'a> Subject<'a> {
             ModeArg::Premapped => {
                 Box::new(Runner::new(workload, registered::counting(workload, plan)?))
             }
-            _ => Box::new(Runner::new(workload, Bed::counting(workload, mode, plan)?)),
+            _ => {
+                let bed = Bed::counting(workload, mode, plan)?;
+                match mode {
+                    ModeArg::StrictBatched => {
+                        Box::new(Runner::new(workload, Batched::new(bed, workload)))
+                    }
+                    ModeArg::StrictPipelined => {
+                        Box::new(Runner::new(workload, Pipelined::new(bed)))
+                    }
+                    ModeArg::LazyParked => Box::new(Runner::new(workload, ParkedBuffers::new(bed))),
+                    _ => Box::new(Runner::new(workload, bed)),
+                }
+            }
         };
         runner.untimed(interrupted, 0)?;
         Ok(Subject {
@@ -313,24 +327,32 @@ impl<'a, G: Ground<'a>> Runner<'a, G> {
                 break;
             }
             let end = steps.len().min(at + STRIDE);
-            done += self.some_steps(&steps[at..end], watch)?;
+            done += self.some_steps(at..end, watch)?;
             at = end;
         }
+        self.bed.settle(&mut |_| ())?;
         Ok(done)
     }
 
     /// Says how many requests were mapped.
-    fn some_steps<W: Watch>(&mut self, steps: &[Step], watch: &mut W) -> Result<u64, RunError> {
+    fn some_steps<W: Watch>(
+        &mut self,
+        range: Range<usize>,
+        watch: &mut W,
+    ) -> Result<u64, RunError> {
         let requests: &[Request] = self.workload.requests();
         let mut mapped = 0;
-        for step in steps {
+        let first = range.start;
+        for (at, step) in self.workload.steps()[range].iter().enumerate() {
             match *step {
                 Step::Map(number) => {
                     let request = &requests[number as usize];
                     let segments = self.workload.segments(request);
                     watch.begin();
+                    let ready = self.bed.before_map(number, &mut |_| ());
                     let mapping = self.bed.map(request, segments, &mut self.out);
                     watch.end_map();
+                    ready?;
                     self.live[request.place as usize] = Some(mapping?);
                     mapped += 1;
                 }
@@ -339,8 +361,17 @@ impl<'a, G: Ground<'a>> Runner<'a, G> {
                     let Some(mapping) = self.live[request.place as usize].take() else {
                         continue;
                     };
+                    let more = G::BATCHES && self.workload.more_done(first + at);
                     watch.begin();
-                    let unmapped = self.bed.unmap(request.device, black_box(mapping));
+                    let unmapped = (self.bed).done(
+                        number,
+                        request.device,
+                        black_box(mapping),
+                        more,
+                        &mut |number| {
+                            black_box(number);
+                        },
+                    );
                     watch.end_unmap();
                     unmapped?;
                 }

@@ -80,6 +80,11 @@ pub(super) struct Watch {
 
 const PAGE: u64 = 4096;
 
+/// After each request so many of the latest stale buffers are probed, and the
+/// oldest; all of them around a flush. Linux's queue per CPU holds no more; with
+/// its single queue a run would else take the square of its length.
+const LATEST: usize = 256;
+
 impl Watch {
     pub(super) fn new(clock: Arc<VirtualClock>) -> Arc<Self> {
         Arc::new(Watch {
@@ -135,18 +140,21 @@ impl Watch {
         }
     }
 
-    /// The buffer at `place` was unmapped just now: probes it, with all others.
-    pub(super) fn unmapped(&self, place: usize) {
+    /// The device uses the buffer at `place` no more: it is about to be unmapped.
+    pub(super) fn take(&self, place: usize) -> Option<Mapped> {
         let mut state = self.state();
-        let Some(Mapped {
+        state.mapped.get_mut(place).and_then(Option::take)
+    }
+
+    /// A buffer was given back to its owner just now: probes it, with all others.
+    pub(super) fn given_back(&self, buffer: Mapped) {
+        let mut state = self.state();
+        let Mapped {
             device,
             iova,
             len_bytes,
             accesses,
-        }) = state.mapped.get_mut(place).and_then(Option::take)
-        else {
-            return;
-        };
+        } = buffer;
         let page = |at: u64| Iova(at & !(PAGE - 1));
         let first = page(iova.0);
         let last = page(iova.0 + len_bytes.max(1) - 1);
@@ -165,15 +173,17 @@ impl Watch {
             unmapped_at: self.clock.now(),
             window_ns: None,
         });
-        self.probe_locked(&mut state);
+        self.probe_locked(&mut state, LATEST);
     }
 
     /// Probes every buffer that was reachable when last probed.
     pub(super) fn probe(&self) {
-        self.probe_locked(&mut self.state());
+        self.probe_locked(&mut self.state(), usize::MAX);
     }
 
-    fn probe_locked(&self, state: &mut State) {
+    /// Of the buffers that were reachable when last probed, probes the oldest and
+    /// the `latest`.
+    fn probe_locked(&self, state: &mut State, latest: usize) {
         let Some(devices) = self.devices.get() else {
             return;
         };
@@ -182,7 +192,13 @@ impl Watch {
         }
         let now = self.clock.now();
         let State { buffers, seen, .. } = state;
+        let skipped = 1..buffers.len().saturating_sub(latest);
+        let mut number = 0;
         buffers.retain_mut(|buffer| {
+            number += 1;
+            if skipped.contains(&(number - 1)) {
+                return true;
+            }
             let device = &devices[buffer.device];
             let mut reached = 0;
             for &page in &buffer.pages[..buffer.page_count] {

@@ -85,6 +85,17 @@ impl Workload {
         &self.segments[first..first + request.segments as usize]
     }
 
+    /// Whether the steps number `at` and the next both unmap, for one device: both
+    /// requests were done at the same moment.
+    #[inline]
+    pub fn more_done(&self, at: usize) -> bool {
+        let device = |at: usize| match *self.steps.get(at)? {
+            Step::Unmap(number) => Some(self.requests[number as usize].device),
+            Step::Map(_) => None,
+        };
+        device(at).is_some_and(|one| device(at + 1) == Some(one))
+    }
+
     /// How long nothing happens before that request is mapped, in nanoseconds:
     /// nobody asks for anything and nothing is under way.
     #[inline]
