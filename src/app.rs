@@ -499,22 +499,30 @@ fn execute(
 }
 
 /// The modes to run, and a remark on those left out: several threads cannot play
-/// the modes whose buffers are not mapped and unmapped by each request.
+/// the modes in which a request is not mapped and unmapped by itself.
 fn modes_of(
     workloads: &[Workload],
     options: &RunOptions,
 ) -> Result<(Vec<ModeArg>, Option<String>), AppError> {
-    let alone = |mode: &ModeArg| matches!(mode, ModeArg::Bounce | ModeArg::Premapped);
+    let alone = |mode: &ModeArg| {
+        use ModeArg::*;
+        matches!(mode, StrictBatched | StrictPipelined | Bounce | Premapped)
+    };
     let mut modes = options.modes();
     if workloads.iter().all(|w| w.crew.is_none()) || !modes.iter().any(alone) {
         return Ok((modes, None));
     }
-    if let Some(&mode) = options.modes.iter().find(|mode| alone(mode)) {
+    let mut named = options.modes.iter().filter_map(|choice| match choice {
+        ModeChoice::One(mode) => Some(*mode),
+        ModeChoice::All => None,
+    });
+    if let Some(mode) = named.find(|mode| alone(mode)) {
         return Err(AppError::OneThreadOnly(mode));
     }
+    let left_out: Vec<&str> = (modes.iter().filter(|m| alone(m))).map(|m| m.name()).collect();
+    let note = format!("Not run by several threads: {}.", left_out.join(", "));
     modes.retain(|mode| !alone(mode));
-    let note = "bounce and premapped are not run by several threads.";
-    Ok((modes, Some(note.to_owned())))
+    Ok((modes, Some(note)))
 }
 
 /// Writes the files of a report and prints it.
