@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::qemu;
 use crate::{
     breakdown::{self, BreakdownError},
-    cli::{Cli, Command, ModeArg, RunOptions, ShapeOptions},
+    cli::{Cli, Command, ModeArg, ModeChoice, RunOptions, ShapeOptions},
     map::{self, MapError},
     report::{self, Report, ReportError},
     run::{self, Plan, RunError},
@@ -519,7 +519,9 @@ fn modes_of(
     if let Some(mode) = named.find(|mode| alone(mode)) {
         return Err(AppError::OneThreadOnly(mode));
     }
-    let left_out: Vec<&str> = (modes.iter().filter(|m| alone(m))).map(|m| m.name()).collect();
+    let left_out: Vec<&str> = (modes.iter().filter(|m| alone(m)))
+        .map(|m| m.name())
+        .collect();
     let note = format!("Not run by several threads: {}.", left_out.join(", "));
     modes.retain(|mode| !alone(mode));
     Ok((modes, Some(note)))
