@@ -24,7 +24,10 @@ const POOL_BYTES: u64 = 64 << 20;
 /// A mode's way to map. Each has the descriptor table mapped in its own way.
 pub(super) enum Ground {
     /// The table is mapped for good.
-    Domain { domain: QemuDomain, table: Mapping },
+    Domain {
+        domain: Box<QemuDomain>,
+        table: Mapping,
+    },
     /// The table is copied for each transfer, as all the device sees.
     Bounce { domain: Box<Copies>, pool: Segment },
     /// Buffers and table are registered.
@@ -38,7 +41,7 @@ pub(super) enum Ground {
 /// A request that is mapped.
 pub(super) enum Mapped {
     Domain(Mapping),
-    Bounced(Bounced<Vec<Segment>>),
+    Bounced(Box<Bounced<Vec<Segment>>>),
     Registered,
 }
 
@@ -74,6 +77,7 @@ impl Ground {
                 table,
             });
         }
+        let domain = Box::new(domain);
         Ok(Ground::Domain { domain, table })
     }
 
@@ -91,7 +95,7 @@ impl Ground {
                 .map(Mapped::Domain)
                 .map_err(|error| rig.cause(error)),
             Ground::Bounce { domain, .. } => (domain.map_sg(device, list.to_vec(), out, direction))
-                .map(Mapped::Bounced)
+                .map(|bounced| Mapped::Bounced(Box::new(bounced)))
                 .map_err(|error| rig.cause(error)),
             Ground::Premapped { domain, .. } => (domain.map_sg(device, list, out, direction))
                 .map(|()| Mapped::Registered)
@@ -107,7 +111,7 @@ impl Ground {
                 domain.unmap(mapping).map_err(|error| rig.cause(error))
             }
             (Ground::Bounce { domain, .. }, Mapped::Bounced(bounced)) => {
-                let done = domain.unmap(bounced).map(|_| ());
+                let done = domain.unmap(*bounced).map(|_| ());
                 done.map_err(|error| rig.cause(error))
             }
             (_, Mapped::Registered) => Ok(()),
