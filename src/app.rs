@@ -22,6 +22,7 @@ use crate::{
     breakdown::{self, BreakdownError},
     cli::{Cli, Command, ModeArg, ModeChoice, RunOptions, ShapeOptions},
     map::{self, MapError},
+    model::commands::{self as model, ModelError},
     report::{self, Report, ReportError},
     run::{self, Plan, RunError},
     scenario::{self, Scenario, ScenarioOptions},
@@ -89,6 +90,8 @@ pub enum AppError {
     /// QEMU can be used on Linux only.
     #[cfg(not(target_os = "linux"))]
     NoQemu,
+    /// A profile or measured rows cannot be used.
+    Model(ModelError),
     /// The result cannot be printed.
     Output(io::Error),
 }
@@ -106,6 +109,7 @@ impl fmt::Display for AppError {
             AppError::Qemu(error) => error.fmt(f),
             #[cfg(not(target_os = "linux"))]
             AppError::NoQemu => f.write_str("`qemu` needs Linux: memory is shared by memfd"),
+            AppError::Model(error) => error.fmt(f),
             AppError::NoWorkload { wanted, known } => write!(
                 f,
                 "no workload's name contains {}; there are: {}",
@@ -149,6 +153,12 @@ impl From<ReportError> for AppError {
 impl From<MapError> for AppError {
     fn from(error: MapError) -> Self {
         AppError::Map(error)
+    }
+}
+
+impl From<ModelError> for AppError {
+    fn from(error: ModelError) -> Self {
+        AppError::Model(error)
     }
 }
 
@@ -205,6 +215,18 @@ pub fn main(cli: &Cli, command_line: Vec<String>) -> Result<u8, AppError> {
         Command::Scenario { name } => {
             let which = name.map_or(Scenario::ALL.to_vec(), |one| vec![one]);
             scenarios(&which, options)?;
+            Ok(0)
+        }
+        Command::Profiles(args) => {
+            print(&model::profiles(args)?)?;
+            Ok(0)
+        }
+        Command::Fit(args) => {
+            print(&model::fit(args)?)?;
+            Ok(0)
+        }
+        Command::CheckModel => {
+            print(&model::check_model())?;
             Ok(0)
         }
         Command::Report { files } => match files.as_slice() {

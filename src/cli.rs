@@ -9,7 +9,10 @@ use dmabench_flushq::QueueConfig;
 use crate::{
     breakdown::BreakdownArgs,
     map::MapArgs,
-    model::{self, HardwareProfile},
+    model::{
+        self, HardwareProfile,
+        commands::{FitArgs, ProfilesArgs},
+    },
     scenario::Scenario,
     sweep::SweepArgs,
     workload::generate::{Players, Shape, SizeMix},
@@ -76,6 +79,12 @@ pub enum Command {
         )]
         limit: u64,
     },
+    /// List the hardware profiles behind modelled figures, with sources, or print one as a file
+    Profiles(ProfilesArgs),
+    /// Make a profile of your own board from a few measured rows
+    Fit(FitArgs),
+    /// Hold the model against published tables: prediction, published figure, error
+    CheckModel,
     /// Print the table of an earlier run and write its page again; of several, compare each with
     /// the first
     Report {
@@ -254,11 +263,11 @@ pub struct RunOptions {
     )]
     pub single_flush_timeout_ms: u64,
 
-    /// Hardware of the modelled figures
+    /// Hardware of the modelled figures: a name of `dmabench profiles`, or a board file (.toml)
     #[arg(
         long,
         global = true,
-        value_name = "NAME",
+        value_name = "NAME|FILE",
         default_value = model::DEFAULT_PROFILE,
         value_parser = profile
     )]
@@ -281,10 +290,7 @@ fn scenario_name(name: &str) -> Result<Scenario, String> {
 }
 
 fn profile(name: &str) -> Result<HardwareProfile, String> {
-    model::named(name).ok_or_else(|| {
-        let known: Vec<String> = model::built_in().into_iter().map(|p| p.name).collect();
-        format!("there are: {}", known.join(", "))
-    })
+    HardwareProfile::find(name).map_err(|error| error.to_string())
 }
 
 pub(crate) fn queue_entries(text: &str) -> Result<usize, String> {

@@ -3,12 +3,12 @@
 //! | mode | who waits for the IOMMU | the device meanwhile |
 //! |---|---|---|
 //! | passthrough | nobody | - |
-//! | strict | each request's completion, before the next transfer begins | idles (at depth 1) |
-//! | strict-batched | the completion of several requests, once for all of them | idles (at depth 1) |
-//! | strict-pipelined | each request's completion, after the next transfer has begun | works on the next |
-//! | lazy, lazy-single, lazy-parked | the request that finds its ring full, for all of them | idles (at depth 1) |
 //! | bounce | nobody: the pool stays mapped, the copies are processor time | - |
 //! | premapped | nobody: the memory stays mapped | - |
+//! | strict | each request, before the next transfer begins | idles (at depth 1) |
+//! | strict-batched | a batch, once, before the next transfer begins | idles (at depth 1) |
+//! | strict-pipelined | each request, while the next one is transferred | works |
+//! | lazy, lazy-single, lazy-parked | the request that finds its ring full, for all of them | idles (at depth 1) |
 //!
 //! "Before the next transfer" is what the driver of the 2021 thread did: its rate
 //! fell by the whole cost of the strict unmaps. A deeper device has other
@@ -41,4 +41,12 @@ pub fn waits(mode: ModeArg) -> Waits {
         | ModeArg::LazyParked => Waits::BeforeNext,
         ModeArg::StrictPipelined => Waits::BesideNext,
     }
+}
+
+/// Whether each request of `mode` changes translation tables.
+pub fn maps(mode: ModeArg) -> bool {
+    !matches!(
+        mode,
+        ModeArg::Passthrough | ModeArg::Bounce | ModeArg::Premapped
+    )
 }

@@ -9,7 +9,9 @@
 //! 1978, section 8, asymptotic bounds). It is reached when the stations' times do
 //! not vary; where they do, real throughput lies below.
 
-use super::Waits;
+use dmabench_flushq::BackendCounts;
+
+use super::{HardwareProfile, StorageDevice, Waits};
 
 /// What one request takes on average, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,7 +20,7 @@ pub struct RequestTime {
     pub bytes: f64,
     /// The device's time: command and transfer.
     pub device_ns: f64,
-    /// Processor time of map and unmap.
+    /// Processor time of map and unmap, with the cache maintenance of both.
     pub cpu_ns: f64,
     /// Processor time to issue commands and ring doorbells.
     pub issue_ns: f64,
@@ -26,7 +28,49 @@ pub struct RequestTime {
     pub iommu_ns: f64,
 }
 
+/// What was run, for [`RequestTime::of`].
+#[derive(Debug, Clone, Copy)]
+pub struct Load<'a> {
+    /// Requests of one pass. Positive.
+    pub requests: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Processor time of one request on the machine of the run.
+    pub cpu_ns: f64,
+    /// What was asked of the IOMMU.
+    pub counts: &'a BackendCounts,
+    /// Requests for which it was asked. Positive.
+    pub counted_requests: u64,
+    /// Whether the device goes through translations.
+    pub translated: bool,
+    /// Whether each request changes translation tables.
+    pub maps: bool,
+}
+
+const PAGE: f64 = 4096.0;
+
 impl RequestTime {
+    /// The mean request of `load` on the machine of `profile`, with `device`.
+    pub fn of(profile: &HardwareProfile, device: &StorageDevice, load: &Load<'_>) -> Self {
+        let requests = load.requests.max(1) as f64;
+        let bytes = load.bytes as f64 / requests;
+        let pages = (bytes / PAGE).max(1.0);
+        let per_request = |all: f64| all / load.counted_requests.max(1) as f64;
+        let walks_ns = if load.translated {
+            pages * device.walks_per_page * profile.memory.walk_ns() as f64
+        } else {
+            0.0
+        };
+        RequestTime {
+            bytes,
+            device_ns: device.mean_service_ns(load.requests, load.bytes) + walks_ns,
+            cpu_ns: load.cpu_ns * profile.cpu_time_factor
+                + profile.memory.maintenance_ns(pages, load.maps),
+            issue_ns: per_request(profile.processor_ns(load.counts)),
+            iommu_ns: per_request(profile.iommu_ns(load.counts)),
+        }
+    }
+
     /// Time between two completions, with `depth` requests on their way.
     pub fn interval_ns(&self, waits: Waits, depth: u32) -> f64 {
         let depth = f64::from(depth.max(1));

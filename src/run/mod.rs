@@ -37,7 +37,7 @@ pub use plan::Plan;
 
 use crate::{
     cli::ModeArg,
-    model::{self, RequestTime},
+    model::{self, Load, RequestTime},
     report::RunResult,
     workload::Workload,
 };
@@ -231,13 +231,16 @@ fn result(
     let counts = &timing.counts;
     // Passthrough and premapped take nothing away, so nothing is left behind.
     let taken_away = !matches!(mode, ModeArg::Passthrough | ModeArg::Premapped);
-    let request_time = RequestTime {
-        bytes: workload.bytes() as f64 / requests as f64,
-        device_ns: plan.device.mean_service_ns(requests, workload.bytes()),
-        cpu_ns: timing.cpu_ns_per_request.p50 * plan.profile.cpu_time_factor,
-        issue_ns: per_request(plan.profile.processor_ns(counts)),
-        iommu_ns: per_request(plan.profile.iommu_ns(counts)),
+    let load = Load {
+        requests,
+        bytes: workload.bytes(),
+        cpu_ns: timing.cpu_ns_per_request.p50,
+        counts,
+        counted_requests: timing.counted_requests,
+        translated: mode != ModeArg::Passthrough,
+        maps: model::maps(mode),
     };
+    let request_time = RequestTime::of(&plan.profile, &plan.device, &load);
     let mut notes = exposed.notes;
     if let Some(done) = exposed.cut_after {
         notes.push(format!(

@@ -40,7 +40,7 @@ impl Default for Plan {
             flush_timeout_ns: 10_000_000,
             single_queue: QueueConfig::SINGLE,
             profile: model::default_profile(),
-            device: StorageDevice::EMMC_2021,
+            device: StorageDevice::emmc_2021(),
         }
     }
 }
@@ -54,6 +54,7 @@ impl Plan {
             flush_queue_entries: options.queue_entries,
             flush_timeout_ns: options.flush_timeout_ms * 1_000_000,
             profile: options.profile.clone(),
+            device: (options.profile.device.clone()).unwrap_or_else(StorageDevice::emmc_2021),
             ..Plan::default()
         }
     }

@@ -1,10 +1,12 @@
 //! A host and its device, where a workload says what is asked for and when, but
 //! not when it is done.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::LazyLock};
 
 use super::Builder;
 use crate::model::StorageDevice;
+
+static DEVICE: LazyLock<StorageDevice> = LazyLock::new(StorageDevice::emmc_2021);
 
 /// The eMMC of the exposure runs behind a host that has up to `depth` requests
 /// mapped. It serves them one after the other; who finds the host full waits.
@@ -57,7 +59,7 @@ impl Queue {
 
     /// The request that was taken at `now` goes to the device.
     pub(crate) fn issue(&mut self, request: u32, now: u64, bytes: u64) {
-        let service = StorageDevice::EMMC_2021.service_ns(bytes);
+        let service = DEVICE.service_ns(bytes);
         self.free_ns = self.free_ns.max(now).saturating_add(service);
         self.flying.push_back((request, self.free_ns));
     }
