@@ -75,7 +75,15 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             Ok(slot) => slot,
             Err(_) => return Err(UnmapError::Reentered(mapping)),
         };
-        self.unmap_entered(&mut slot, mapping)
+        let slot = &mut slot;
+        // As `unmap_entered`: even a call that is inlined copies the mapping.
+        match self.unmap_at_once(slot, &mapping) {
+            Some(done) => {
+                mem::forget(mapping);
+                done
+            }
+            None => self.unmap_other(slot, mapping),
+        }
     }
 
     /// What nearly every unmap is: a run of pages, strict, or lazy with room in
@@ -146,7 +154,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
 
     /// [`unmap`](Self::unmap) inside a section. The mode is read once, and what
     /// it says is done to the end.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn unmap_entered(
         &self,
         slot: &mut SlotGuard<'_>,
