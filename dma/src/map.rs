@@ -198,6 +198,10 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             };
             return Ok(mapping);
         }
+        if Self::is_page_list(device, segments) {
+            let range = alloc(slot, segments.len() as u64)?;
+            return self.map_page_list(slot, range, device, segments, out, direction);
+        }
         let mask = F::GRANULE.mask();
         // First the places relative to the range, which has no address yet, and
         // all checks at once: whatever is wrong leaves a bit in `wrong`.
@@ -244,6 +248,60 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             out.addr.0 += base;
         }
         Ok(self.mapping(slot, Some(range), out[0].addr, sum))
+    }
+
+    /// Whether a list is the most frequent one: pages of the cache, a whole one to
+    /// each segment, no two that touch. No limit of the device can then be
+    /// exceeded but those on pages.
+    #[inline]
+    fn is_page_list(device: &Device, segments: &[Segment]) -> bool {
+        let mask = F::GRANULE.mask();
+        if device.max_segment_bytes <= mask || device.boundary_mask < mask {
+            return false;
+        }
+        let mut odd = 0;
+        let mut end = u64::MAX;
+        for segment in segments {
+            odd |= segment.phys.0 & mask | segment.len_bytes ^ (mask + 1);
+            if segment.phys.0 == end {
+                return false;
+            }
+            end = segment.phys.0.wrapping_add(mask + 1);
+        }
+        odd == 0
+    }
+
+    /// Maps a [list of pages](Self::is_page_list) at `range`.
+    #[inline(never)]
+    fn map_page_list(
+        &self,
+        slot: &mut SlotGuard<'_>,
+        range: IovaRange,
+        device: &Device,
+        segments: &[Segment],
+        out: &mut [DmaSegment],
+        direction: Direction,
+    ) -> Result<Mapping, MapError> {
+        let prot = device.prot(direction);
+        let map = |slot: &SlotGuard<'_>, iova| {
+            let pages = segments.iter().map(|segment| segment.phys);
+            (self.tables.map_single_pages(slot, iova, pages, prot)).map(|_| ())
+        };
+        let range = match map(slot, range.iova()) {
+            Ok(()) => range,
+            Err(error) => self.map_again(slot, range, error, map)?,
+        };
+        let first = range.iova();
+        let mut addr = first.0;
+        for out in out {
+            *out = DmaSegment {
+                addr: Iova(addr),
+                len_bytes: F::GRANULE.bytes(),
+            };
+            addr = addr.wrapping_add(F::GRANULE.bytes());
+        }
+        let len_bytes = (segments.len() as u64) << F::GRANULE.lg2();
+        Ok(self.mapping(slot, Some(range), first, len_bytes))
     }
 
     #[inline]

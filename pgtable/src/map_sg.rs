@@ -128,6 +128,96 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         Ok(shape.total)
     }
 
+    /// Maps a list of single pages, scattered over memory, one after the other
+    /// from `iova` on: all of it or nothing. Returns the length in bytes. What
+    /// [`map_sg`](Self::map_sg) does for such a list, but pages that touch are
+    /// not looked for, and so get neither a block nor the contiguous hint.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`]; no translation has then changed. (An iterator that does not
+    /// yield the same twice gives [`MapError::Conflict`] and may leave a part
+    /// mapped, of what it yielded.)
+    #[inline]
+    pub fn map_single_pages<I>(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        pages: I,
+        prot: Prot,
+    ) -> Result<u64, MapError>
+    where
+        I: ExactSizeIterator<Item = PhysAddr> + Clone,
+    {
+        let bits = pages.clone().fold(0, |bits, PhysAddr(pa)| bits | pa);
+        let count = pages.len() as u64;
+        // `pa_mask` covers whole pages: where one begins it also ends.
+        let known = self.pa_mask & !Self::PAGE_MASK;
+        let off = iova.0.wrapping_sub(self.base);
+        let attrs = self.leaf_attrs[prot.bits() as usize & (Prot::COUNT - 1)];
+        let fits = count
+            .checked_sub(1)
+            .filter(|&more| more <= self.ia_mask >> F::PAGE_LG2)
+            .and_then(|more| off.checked_add((more << F::PAGE_LG2) | Self::PAGE_MASK))
+            .filter(|&last| last <= self.ia_mask);
+        let (Some(last), true) = (
+            fits,
+            bits & !known == 0
+                && iova.0 & Self::PAGE_MASK == 0
+                && attrs != 0
+                && self.guard_is_ours(slot),
+        ) else {
+            let odd = pages.clone().find(|pa| pa.0 & !known != 0);
+            let (paddr, len_bytes) = match odd {
+                Some(paddr) => (paddr, Self::PAGE),
+                None => (PhysAddr(0), count.saturating_mul(Self::PAGE)),
+            };
+            return Err(self.refusal(slot, iova, paddr, len_bytes, prot));
+        };
+        let whole = Span { off, last, pa: 0 };
+        self.prepare_pages(whole)?;
+        self.write_page_list(whole, pages, attrs)?;
+        self.pool.memory.publish();
+        Ok(count << F::PAGE_LG2)
+    }
+
+    /// Pass two of [`map_single_pages`](Self::map_single_pages).
+    // Not inlined: the loop then has the registers for itself.
+    #[inline(never)]
+    fn write_page_list(
+        &self,
+        whole: Span,
+        mut pages: impl Iterator<Item = PhysAddr>,
+        attrs: u64,
+    ) -> Result<(), MapError> {
+        // Bits that no list, however it changes, may set in a descriptor.
+        let pa_bits = self.pa_mask & !Self::PAGE_MASK;
+        let attrs = attrs | F::LAST_LEVEL_TYPE;
+        let mut off = whole.off;
+        loop {
+            let cursor = self.cursor(whole, off)?;
+            for index in cursor.index..cursor.index + cursor.room {
+                let Some(PhysAddr(pa)) = pages.next() else {
+                    return Err(self.changed(whole));
+                };
+                // SAFETY: `room` entries from `index` on are in the table; in a
+                // section.
+                let entry = unsafe { self.entry(cursor.table, index) };
+                entry.store(F::encode_oa(pa & pa_bits) | attrs, Ordering::Relaxed);
+            }
+            // SAFETY: these entries were written.
+            unsafe { self.clean(cursor.table, cursor.index, cursor.room) };
+            if cursor.left == 0 {
+                break;
+            }
+            off = whole.last + 1 - (cursor.left << F::PAGE_LG2);
+        }
+        match pages.next() {
+            None => Ok(()),
+            Some(_) => Err(self.changed(whole)),
+        }
+    }
+
     /// Counts the pieces of the most frequent list: scattered pages, one to a
     /// piece. 0 for any other, and for one that [`shape`](Self::shape) refuses.
     // Not inlined: the loop then has the registers for itself.
