@@ -10,6 +10,7 @@
 //! it that the device must not see or change. Only whole granules can be
 //! registered, so that at least nothing else comes along.
 
+mod search;
 mod table;
 
 use alloc::vec::Vec;
@@ -319,14 +320,20 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Premapped<B, S, F,
             }
             .into());
         };
+        let mut found: Option<Entry> = None;
         for (index, (segment, out)) in segments.iter().zip(out).enumerate() {
             if segment.len_bytes.wrapping_sub(1) >= device.max_segment_bytes {
                 return Err(crate::map::bad_length(segment, index, device).into());
             }
-            let entry = self
-                .table
-                .find(&slot, segment)
-                .ok_or(LookUpError::NotRegistered { index })?;
+            // Lists are often in one region: no search then.
+            let entry = match found.filter(|entry| entry.holds(segment)) {
+                Some(entry) => entry,
+                None => self
+                    .table
+                    .find(&slot, segment)
+                    .ok_or(LookUpError::NotRegistered { index })?,
+            };
+            found = Some(entry);
             let reads = direction.device_reads() && !entry.direction.device_reads();
             let writes = direction.device_writes() && !entry.direction.device_writes();
             if reads || writes {

@@ -14,6 +14,7 @@ use dmabench_platform::{
     },
 };
 
+use super::search::Search;
 use crate::{Direction, Segment};
 
 /// One registered region.
@@ -26,10 +27,20 @@ pub(super) struct Entry {
     pub(super) direction: Direction,
 }
 
+impl Entry {
+    /// Whether all of `segment` lies in it.
+    #[inline]
+    pub(super) fn holds(&self, segment: &Segment) -> bool {
+        let last = segment.phys.last_byte(segment.len_bytes);
+        segment.phys >= self.first && last.is_some_and(|last| last <= self.last)
+    }
+}
+
 /// An array, sorted by address, without overlaps. Never changed once readers can
 /// see it.
 struct Entries {
     all: Vec<Entry>,
+    search: Search,
     /// For the checker, which follows cells and not boxes: read by readers,
     /// written by the drop. No bytes.
     alive: UnsafeCell<()>,
@@ -38,6 +49,7 @@ struct Entries {
 impl Entries {
     fn new(all: Vec<Entry>) -> Self {
         Entries {
+            search: Search::new(all.iter().map(|entry| entry.first).collect()),
             all,
             alive: UnsafeCell::new(()),
         }
@@ -97,11 +109,9 @@ impl Table {
     /// The entry that holds all of `segment`.
     #[inline]
     pub(super) fn find(&self, slot: &SlotGuard<'_>, segment: &Segment) -> Option<Entry> {
-        let all = &self.entries(slot).all;
-        let last = segment.phys.last_byte(segment.len_bytes)?;
-        let after = all.partition_point(|entry| entry.first <= segment.phys);
-        let entry = all.get(after.checked_sub(1)?)?;
-        (last <= entry.last).then_some(*entry)
+        let entries = self.entries(slot);
+        let entry = entries.all.get(entries.search.last_before(segment.phys)?)?;
+        entry.holds(segment).then_some(*entry)
     }
 
     /// Adds entries, all or none. Waits for readers: no guard of these slots may
