@@ -109,7 +109,10 @@ pub fn modelled_mb_per_s(request: &RequestTime, waits: Waits, depth: u32) -> f64
 mod tests {
     use proptest::prelude::*;
 
+    use dmabench_flushq::{HardwareCosts, RangeCommands};
+
     use super::*;
+    use crate::model::MemoryCosts;
 
     /// dd of the 2021 thread: 128 KiB, 469 us, and 153 us for strict.
     const DD: RequestTime = RequestTime {
@@ -168,6 +171,79 @@ mod tests {
             Just(Waits::BeforeNext),
             Just(Waits::BesideNext)
         ]
+    }
+
+    fn any_ns() -> impl Strategy<Value = u64> {
+        prop_oneof![Just(0), 1..1_000_000_u64, Just(u64::MAX), any::<u64>()]
+    }
+
+    /// A profile and a device of these figures.
+    fn made_of(f: &[u64; 11], ranges: bool) -> (HardwareProfile, StorageDevice) {
+        let mut profile = crate::model::default_profile();
+        profile.costs = HardwareCosts {
+            issue_ns: f[0],
+            doorbell_ns: f[1],
+            command_ns: f[2],
+            sync_ns: f[3],
+            range_commands: if ranges {
+                RangeCommands::Supported
+            } else {
+                RangeCommands::Absent
+            },
+        };
+        profile.memory = MemoryCosts {
+            table_line_ns: f[4],
+            buffer_page_ns: f[5],
+            walk_base_ns: f[6],
+            walk_read_ns: f[7],
+        };
+        profile.cpu_time_factor = 0.001 + f[8] as f64 / 1e6;
+        let mut device = StorageDevice::emmc_2021();
+        device.command_ns = f[9];
+        device.walks_per_page = f[10] as f64 / 1e6;
+        (profile, device)
+    }
+
+    proptest! {
+        #[test]
+        fn a_slower_board_is_never_faster_and_nothing_overflows(
+            figures in prop::array::uniform11(any_ns()),
+            which in 0..11_usize,
+            more in any_ns(),
+            requests in prop_oneof![Just(0), 1..1000_u64, Just(u64::MAX)],
+            bytes in any_ns(),
+            asked in prop::array::uniform3(any_ns()),
+            cpu_ns in any_time(),
+            flags in any::<[bool; 3]>(),
+            waits in any_waits(),
+        ) {
+            let counts = BackendCounts {
+                ranges: asked[0] / 2,
+                commands_by_address: asked[0] / 2,
+                commands_by_context: asked[1] / 2,
+                flush_alls: asked[1] / 2,
+                syncs: asked[2],
+            };
+            let load = Load {
+                requests,
+                bytes,
+                cpu_ns,
+                counts: &counts,
+                counted_requests: requests,
+                translated: flags[0],
+                maps: flags[1],
+            };
+            let rate = |figures: &[u64; 11]| {
+                let (profile, device) = made_of(figures, flags[2]);
+                let request = RequestTime::of(&profile, &device, &load);
+                modelled_mb_per_s(&request, waits, device.queue_depth)
+            };
+            let mut slower = figures;
+            slower[which] = slower[which].saturating_add(more);
+            let (fast, slow) = (rate(&figures), rate(&slower));
+            prop_assert!(fast.is_finite() && fast >= 0.0);
+            prop_assert!(slow <= fast * (1.0 + 1e-9) || fast == 0.0, "{slow} {fast}");
+        }
     }
 
     proptest! {
