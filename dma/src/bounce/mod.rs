@@ -41,7 +41,7 @@
 //! The types hold the order: a slot is freed by an unmap that has copied out,
 //! and, where it was mapped for the request, only after the invalidation has
 //! completed. An unmap that does not finish hands everything back
-//! ([`NotUnmapped`](crate::NotUnmapped)).
+//! ([`NotUnmapped`]).
 
 mod error;
 mod layout;
