@@ -252,6 +252,11 @@ fn result(
             "Interrupted: only {} of {requests} requests were timed.",
             timing.timed_requests
         ));
+    } else if mode == ModeArg::Bounce && timing.timed_requests < plan.requests_min {
+        notes.push(format!(
+            "Every byte is copied, so only {} requests were timed: p99.9 and max say little.",
+            timing.timed_requests
+        ));
     }
     RunResult {
         workload: workload.name.clone(),

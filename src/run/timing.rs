@@ -44,6 +44,11 @@ const ROUNDS: u64 = 8;
 /// caches at its beginning does not matter.
 const LONG_PASS: u64 = 100_000;
 
+/// Bytes after which a mode that copies them has been timed long enough, and the
+/// most it copies in a part of the run that only warms up or has no clock: at
+/// some GB/s the usual number of requests would take minutes.
+const COPIED_MAX: u64 = 1 << 30;
+
 /// Requests that are run in each mode even if the user ends the run before: so
 /// that there is something to report.
 pub(super) const AT_LEAST: u64 = 1_000;
@@ -76,19 +81,15 @@ pub(super) fn run(
     let mut subjects = (modes.iter())
         .map(|&mode| Subject::new(workload, mode, plan, clock, interrupted).map_err(|e| (mode, e)))
         .collect::<Result<Vec<_>, _>>()?;
-    let requests = workload.requests().len() as u64;
-    let passes = plan.requests_min.div_ceil(requests).max(1);
-    let batch = CPU_BATCH.div_ceil(requests);
-    let batches = passes.div_ceil(batch);
     let share = |all: u64, round: u64| all * (round + 1) / ROUNDS - all * round / ROUNDS;
     for round in 0..ROUNDS {
-        let (passes, batches) = (share(passes, round), share(batches, round));
-        if passes + batches == 0 {
-            continue;
-        }
         for subject in &mut subjects {
-            let done = subject.round(passes, batches, batch);
-            done.map_err(|error| (subject.mode, error))?;
+            let passes = share(subject.passes, round);
+            let batches = share(subject.passes.div_ceil(subject.batch), round);
+            if passes + batches > 0 {
+                let done = subject.round(passes, batches);
+                done.map_err(|error| (subject.mode, error))?;
+            }
         }
     }
     for subject in &mut subjects {
@@ -106,6 +107,12 @@ struct Subject<'a> {
     interrupted: &'a AtomicBool,
     /// Of one pass.
     requests: u64,
+    /// Passes to time.
+    passes: u64,
+    /// Passes between two readings of the processor-time clock.
+    batch: u64,
+    /// Requests of a pass that is not timed, at most.
+    untimed_max: u64,
     timed_requests: u64,
     counted_requests: u64,
     /// At the end of the first pass, which begins with an empty queue.
@@ -139,7 +146,23 @@ impl<'a> Subject<'a> {
                 }
             }
         };
-        runner.untimed(interrupted, 0)?;
+        let requests = workload.requests().len() as u64;
+        let wanted = plan.requests_min.div_ceil(requests).max(1);
+        let (passes, untimed_max) = if mode == ModeArg::Bounce {
+            let bytes = workload.bytes().max(1);
+            let copied = u128::from(requests) * u128::from(COPIED_MAX) / u128::from(bytes);
+            (
+                wanted.min(COPIED_MAX / bytes).max(1),
+                u64::try_from(copied).unwrap_or(u64::MAX).max(AT_LEAST),
+            )
+        } else {
+            (wanted, u64::MAX)
+        };
+        runner.untimed(Until {
+            interrupted,
+            at_least: 0,
+            at_most: untimed_max,
+        })?;
         Ok(Subject {
             mode,
             counts_before: runner.counts(),
@@ -152,28 +175,44 @@ impl<'a> Subject<'a> {
             },
             cpu: Vec::new(),
             interrupted,
-            requests: workload.requests().len() as u64,
+            requests,
+            passes,
+            batch: CPU_BATCH.div_ceil(requests),
+            untimed_max,
             timed_requests: 0,
             counted_requests: 0,
         })
     }
 
-    fn round(&mut self, passes: u64, batches: u64, batch: u64) -> Result<(), RunError> {
+    fn round(&mut self, passes: u64, batches: u64) -> Result<(), RunError> {
         // The processor's caches as they are in the middle of a run.
         if self.requests < LONG_PASS {
-            self.counted_requests += self.runner.untimed(self.interrupted, 0)?;
+            self.counted_requests += self.runner.untimed(self.until(0))?;
         }
         for _ in 0..passes {
             self.timed_pass(0)?;
         }
         for _ in 0..batches {
-            self.cpu_batch(batch, 0)?;
+            self.cpu_batch(self.batch, 0)?;
         }
         Ok(())
     }
 
+    /// For a pass that is not timed.
+    fn until(&self, at_least: u64) -> Until<'a> {
+        Until {
+            interrupted: self.interrupted,
+            at_least,
+            at_most: self.untimed_max,
+        }
+    }
+
     fn timed_pass(&mut self, at_least: u64) -> Result<(), RunError> {
-        let done = (self.runner).timed(&mut self.timed, self.interrupted, at_least)?;
+        let until = Until {
+            at_most: u64::MAX,
+            ..self.until(at_least)
+        };
+        let done = self.runner.timed(&mut self.timed, until)?;
         self.timed_requests += done;
         self.counted_requests += done;
         Ok(())
@@ -183,7 +222,7 @@ impl<'a> Subject<'a> {
         let begun = thread_cpu_ns();
         let mut done = 0;
         for _ in 0..passes {
-            done += self.runner.untimed(self.interrupted, at_least)?;
+            done += self.runner.untimed(self.until(at_least))?;
         }
         let spent = thread_cpu_ns() - begun;
         self.counted_requests += done;
@@ -261,31 +300,38 @@ impl Watch for Timed<'_> {
     }
 }
 
+/// Where a pass ends before its end.
+#[derive(Clone, Copy)]
+struct Until<'a> {
+    /// The user wants to end.
+    interrupted: &'a AtomicBool,
+    /// So many requests are run all the same.
+    at_least: u64,
+    /// About so many requests are enough.
+    at_most: u64,
+}
+
+impl Until<'_> {
+    fn reached(&self, done: u64) -> bool {
+        done >= self.at_most || (done >= self.at_least && self.interrupted.load(Ordering::Relaxed))
+    }
+}
+
 /// Passes over a workload, whatever they run on: one indirect call for each
 /// pass, none for a request.
 trait Player<'a> {
-    fn untimed(&mut self, interrupted: &AtomicBool, at_least: u64) -> Result<u64, RunError>;
-    fn timed(
-        &mut self,
-        watch: &mut Timed<'a>,
-        interrupted: &AtomicBool,
-        at_least: u64,
-    ) -> Result<u64, RunError>;
+    fn untimed(&mut self, until: Until<'_>) -> Result<u64, RunError>;
+    fn timed(&mut self, watch: &mut Timed<'a>, until: Until<'_>) -> Result<u64, RunError>;
     fn counts(&self) -> BackendCounts;
 }
 
 impl<'a, G: Ground<'a> + Counted> Player<'a> for Runner<'a, G> {
-    fn untimed(&mut self, interrupted: &AtomicBool, at_least: u64) -> Result<u64, RunError> {
-        self.pass(&mut Untimed, interrupted, at_least)
+    fn untimed(&mut self, until: Until<'_>) -> Result<u64, RunError> {
+        self.pass(&mut Untimed, until)
     }
 
-    fn timed(
-        &mut self,
-        watch: &mut Timed<'a>,
-        interrupted: &AtomicBool,
-        at_least: u64,
-    ) -> Result<u64, RunError> {
-        self.pass(watch, interrupted, at_least)
+    fn timed(&mut self, watch: &mut Timed<'a>, until: Until<'_>) -> Result<u64, RunError> {
+        self.pass(watch, until)
     }
 
     fn counts(&self) -> BackendCounts {
@@ -311,18 +357,12 @@ impl<'a, G: Ground<'a>> Runner<'a, G> {
         }
     }
 
-    /// One pass, or its beginning if `interrupted` is set: `at_least` so many
-    /// requests all the same. Says how many requests it ran.
-    fn pass<W: Watch>(
-        &mut self,
-        watch: &mut W,
-        interrupted: &AtomicBool,
-        at_least: u64,
-    ) -> Result<u64, RunError> {
+    /// One pass, or its beginning. Says how many requests it ran.
+    fn pass<W: Watch>(&mut self, watch: &mut W, until: Until<'_>) -> Result<u64, RunError> {
         let steps = self.workload.steps();
         let (mut done, mut at) = (0, 0);
         while at < steps.len() {
-            if interrupted.load(Ordering::Relaxed) && done >= at_least {
+            if until.reached(done) {
                 self.unmap_rest(&steps[at..])?;
                 break;
             }
@@ -462,15 +502,51 @@ mod tests {
         let mut runner = Runner::new(&workload, bed);
         for at_least in [0, 1, 5000] {
             let interrupted = AtomicBool::new(true);
-            let done = (runner.pass(&mut Untimed, &interrupted, at_least))
-                .ok()
-                .unwrap();
+            let until = Until {
+                interrupted: &interrupted,
+                at_least,
+                at_most: u64::MAX,
+            };
+            let done = runner.pass(&mut Untimed, until).ok().unwrap();
             assert!(done >= at_least && done < at_least + STRIDE as u64);
             assert!(runner.live.iter().all(Option::is_none));
             assert_eq!(runner.bed.held().0, 0);
         }
         let never = AtomicBool::new(false);
-        let done = runner.pass(&mut Untimed, &never, 0).ok().unwrap();
+        let mut until = Until {
+            interrupted: &never,
+            at_least: 0,
+            at_most: 10_000,
+        };
+        let done = runner.pass(&mut Untimed, until).ok().unwrap();
+        assert!((10_000..10_000 + STRIDE as u64).contains(&done), "{done}");
+        assert!(runner.live.iter().all(Option::is_none));
+        until.at_most = u64::MAX;
+        let done = runner.pass(&mut Untimed, until).ok().unwrap();
         assert_eq!(done, 40_000);
+    }
+
+    /// Copies are real and slow: fewer of them, and no pass of them twice.
+    #[test]
+    fn a_mode_that_copies_is_timed_for_a_gibibyte() {
+        let workload = Cqe {
+            requests: 300,
+            ..Cqe::DEFAULT
+        }
+        .generate(1);
+        let (clock, never) = (TickClock::calibrate(), AtomicBool::new(false));
+        let plan = Plan {
+            requests_min: 100_000,
+            ..Plan::default()
+        };
+        let subject = |mode| {
+            Subject::new(&workload, mode, &plan, &clock, &never)
+                .ok()
+                .unwrap()
+        };
+        let bounce = subject(ModeArg::Bounce);
+        assert_eq!((bounce.passes, bounce.untimed_max), (6, 2048));
+        let strict = subject(ModeArg::Strict);
+        assert_eq!((strict.passes, strict.untimed_max), (334, u64::MAX));
     }
 }
