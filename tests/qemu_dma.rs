@@ -351,3 +351,45 @@ fn commands_counted_here_are_those_qemu_executed() {
         assert!(traced.events.is_empty());
     }
 }
+
+#[test]
+fn each_stream_has_tables_of_its_own() {
+    let name = "each_stream_has_tables_of_its_own";
+    let Some(qemu) = start(name, QemuConfig::default().with_cards(&[1 << 20, 1 << 20])) else {
+        return;
+    };
+    let machine = &mut Machine::new(qemu, || config(Mode::Strict), AdmaWidth::Bits32);
+    let sids: Vec<_> = machine.ports.iter().map(|p| p.host.stream_id()).collect();
+    assert_eq!(sids, [0x20, 0x28]);
+    // The same address in both address spaces, and one that is only in the first.
+    let buffers: Vec<_> = (0..2)
+        .map(|port| machine.ports[port].buffer(machine.ram(), PAGE, Direction::FromDevice))
+        .collect();
+    let [(one, mine), (two, theirs)] = &buffers[..] else {
+        unreachable!("two of them");
+    };
+    assert_eq!(mine.addr(), theirs.addr());
+    let (_, only) = machine.ports[0].buffer(machine.ram(), PAGE, Direction::FromDevice);
+    for port in 0..2 {
+        let image = machine.ports[port].host.image().clone();
+        image
+            .write(0, &pattern(port as u64, 0, BLOCK_BYTES))
+            .unwrap();
+        let list = machine.ports[port].list(&[(mine.addr(), BLOCK_BYTES)]);
+        machine.ports[port].host.read(0, &list).unwrap();
+    }
+    assert_eq!(block_at(machine, *one), pattern(0, 0, BLOCK_BYTES));
+    assert_eq!(block_at(machine, *two), pattern(1, 0, BLOCK_BYTES));
+    read_block(machine, 0, only.addr()).unwrap();
+    let list = machine.ports[1].list(&[(only.addr(), BLOCK_BYTES)]);
+    machine.ports[1].host.read(0, &list).unwrap_err();
+    let faults: Vec<_> = machine.events().iter().map(short).collect();
+    assert_eq!(
+        faults,
+        [(EventKind::Translation, 0x28, only.addr().0, false)]
+    );
+    machine.ports[0].domain().unmap(only).unwrap();
+    for (port, (_, mapping)) in buffers.into_iter().enumerate() {
+        machine.ports[port].domain().unmap(mapping).unwrap();
+    }
+}
