@@ -25,6 +25,10 @@ pub const REQUESTS_DEFAULT: u64 = 100_000;
 /// As [`REQUESTS_DEFAULT`], with `--quick`: for a first look and for tests.
 pub const REQUESTS_QUICK: u64 = 2_000;
 
+/// MiB that `qemu` replays of each generated workload and mode, where nothing
+/// else is asked for: with the traces, less than a minute on two processors.
+pub const QEMU_LIMIT_MIB: u64 = 4;
+
 /// What strict IOMMU unmapping costs and what lazy unmapping exposes, on real
 /// SD/MMC I/O.
 ///
@@ -74,7 +78,7 @@ pub enum Command {
         #[arg(
             long,
             value_name = "MIB",
-            default_value_t = 8,
+            default_value_t = QEMU_LIMIT_MIB,
             value_parser = clap::value_parser!(u64).range(1..=65_536)
         )]
         limit: u64,

@@ -25,9 +25,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 fn fake(name: &str) -> QemuConfig {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/qemu_support/fake");
-    QemuConfig::default()
-        .with_binary(path.join(name))
-        .with_reply_timeout(Duration::from_millis(300))
+    QemuConfig::default().with_binary(path.join(name))
 }
 
 fn signal(pid: u32, signal: Signal) {
@@ -102,7 +100,7 @@ fn a_qemu_that_ends_at_once_is_quoted() {
 fn a_qemu_that_does_not_answer_is_killed_in_time() {
     let begun = Instant::now();
     let after = Duration::from_millis(300);
-    let error = Qemu::start(fake("mute.sh")).unwrap_err();
+    let error = Qemu::start(fake("mute.sh").with_reply_timeout(after)).unwrap_err();
     assert_eq!(error, QemuError::Hung { after });
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
@@ -146,7 +144,7 @@ fn missing_controllers_are_named() {
 fn lost(name: &str, how: Signal) {
     let setup = QemuConfig::default()
         .with_cards(&[1 << 20])
-        .with_reply_timeout(Duration::from_millis(500));
+        .with_reply_timeout(Duration::from_secs(3));
     let Some(qemu) = start(name, setup) else {
         return;
     };
@@ -196,7 +194,7 @@ fn lost(name: &str, how: Signal) {
     );
     drop(again);
     assert_eq!(machine.ports[0].domain().stats().leaked_mappings, 2);
-    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert!(begun.elapsed() < Duration::from_secs(60));
 }
 
 #[test]

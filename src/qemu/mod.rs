@@ -42,10 +42,6 @@ use crate::{
 };
 use rig::Rig;
 
-/// Bytes that are replayed of each generated workload and mode, where nothing
-/// else is asked for: MiB.
-pub const LIMIT_DEFAULT_MIB: u64 = 8;
-
 /// How to run.
 #[derive(Debug, Clone)]
 pub struct QemuPlan {

@@ -25,7 +25,7 @@ use rustix::{
 use super::{QemuError, QemuVersion, shared::anonymous_file};
 
 /// How long a process that closed its connection may take to end by itself.
-const ENDING: Duration = Duration::from_millis(300);
+const ENDING: Duration = Duration::from_secs(2);
 /// How long `--version` may take.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes of its messages that are repeated in an error.
