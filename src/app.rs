@@ -615,6 +615,14 @@ fn other_options(
         ("modes".to_owned(), modes.join(",")),
         ("strict-parse".to_owned(), options.strict_parse.to_string()),
         ("quick".to_owned(), options.quick.to_string()),
+        (
+            "single-queue-entries".to_owned(),
+            options.single_queue_entries.to_string(),
+        ),
+        (
+            "single-flush-timeout-ms".to_owned(),
+            options.single_flush_timeout_ms.to_string(),
+        ),
     ]);
     let given = [
         ("length", shape.length.map(|n| n.to_string())),

@@ -410,10 +410,10 @@ fn one_seed_gives_the_same_counts_and_two_files_of_one_name_stay_apart() {
 
 #[test]
 fn a_shorter_timer_and_a_smaller_queue_shorten_the_window() {
-    let exposure = |more: &[&str]| {
+    let exposure = |mode: &str, more: &[&str]| {
         let bench = Bench::new();
         let mut command = bench.command();
-        command.args(["--workload", "dd-seq", "--modes", "lazy", "--requests", "1"]);
+        command.args(["--workload", "dd-seq", "--modes", mode, "--requests", "1"]);
         assert!(command.args(more).output().unwrap().status.success());
         let result = json(&bench.out())["results"][0].clone();
         (
@@ -421,13 +421,27 @@ fn a_shorter_timer_and_a_smaller_queue_shorten_the_window() {
             result["exposure"]["flushes_ring_full"].as_u64().unwrap(),
         )
     };
-    let (window, full) = exposure(&[]);
+    let (window, full) = exposure("lazy", &[]);
     assert!(window > 10_000_000 && full == 0, "{window} {full}");
-    let (window, full) = exposure(&["--flush-timeout-ms", "2"]);
-    assert!(window > 2_000_000 && window < 2_100_000 && full == 0);
-    // Four requests of 469 us.
-    let (window, full) = exposure(&["--queue-entries", "4"]);
-    assert!(window < 3_000_000 && full == 255, "{window} {full}");
+    let (window, full) = exposure("lazy-single", &[]);
+    assert!(window > 400_000_000 && full == 0, "{window} {full}");
+    for (mode, timeout, entries) in [
+        ("lazy", "--flush-timeout-ms", "--queue-entries"),
+        (
+            "lazy-single",
+            "--single-flush-timeout-ms",
+            "--single-queue-entries",
+        ),
+    ] {
+        let (window, full) = exposure(mode, &[timeout, "2"]);
+        assert!(window > 2_000_000 && window < 2_100_000 && full == 0);
+        // Four requests of 469 us.
+        let (window, full) = exposure(mode, &[entries, "4"]);
+        assert!(window < 3_000_000 && full == 255, "{window} {full}");
+    }
+    // The buffers wait, not the device.
+    let (window, full) = exposure("lazy-parked", &["--queue-entries", "4"]);
+    assert!(window == 0 && full == 255, "{window} {full}");
 }
 
 #[test]
@@ -627,6 +641,8 @@ fn a_report_has_what_it_takes_to_count_the_same_again() {
     command.args(["--workload", "mobile-mix", "--workload", "contend"]);
     command.args(["--length", "700", "--depth", "5", "--seed", "9"]);
     command.args(["--requests", "2100", "--queue-entries", "32"]);
+    command.args(["--single-queue-entries", "64", "--modes"]);
+    command.arg("strict-batched,strict-pipelined,lazy,lazy-single,lazy-parked");
     assert!(command.output().unwrap().status.success());
     let report = json(&first.out());
 

@@ -228,6 +228,12 @@ impl<'w, B: TlbBackend, M: TableMemory> Ground<'w> for Batched<B, M> {
             self.flush(open, back)?;
             open.device = device;
         }
+        if !more && open.numbers.is_empty() {
+            // One completion is no batch.
+            self.bed.unmap(device, mapping)?;
+            back(number);
+            return self.close(open);
+        }
         if open.batches[usize::from(device)].push(mapping).is_err() {
             return Err(RunError::Defect("a batch with room is full".to_owned()));
         }

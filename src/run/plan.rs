@@ -53,6 +53,10 @@ impl Plan {
             requests_min: options.requests_min(),
             flush_queue_entries: options.queue_entries,
             flush_timeout_ns: options.flush_timeout_ms * 1_000_000,
+            single_queue: QueueConfig {
+                entries_per_slot: options.single_queue_entries,
+                timeout_ns: options.single_flush_timeout_ms * 1_000_000,
+            },
             profile: options.profile.clone(),
             device: (options.profile.device.clone()).unwrap_or_else(StorageDevice::emmc_2021),
             ..Plan::default()
