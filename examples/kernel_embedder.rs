@@ -1,7 +1,8 @@
 //! As a kernel would embed the core: its own CPU numbers as slots, preemption off
 //! around each request, an interprocessor interrupt as the heavy fence, and page
-//! frames for tables. The library crates are used without `std` (see
-//! `ci/no_std` for a program that has none at all); threads stand for CPUs.
+//! frames for tables and for a ring that the device shares. The library crates are
+//! used without `std` (see `ci/no_std` for a program that has none at all);
+//! threads stand for CPUs.
 //!
 //!     cargo run --example kernel_embedder
 
@@ -16,10 +17,10 @@ use std::{
     thread,
 };
 
-use dmabench_dma::{Device, Direction, Domain, DomainConfig, Mode, Segment};
+use dmabench_dma::{CacheOps, Device, Direction, DmaSegment, Domain, DomainConfig, Mode, Segment};
 use dmabench_flushq::CountingBackend;
 use dmabench_pgtable::{S1K4, TableMemory, TableRef};
-use dmabench_platform::{Fences, PhysAddr, Pinned, SlotSource, Slots, TimeNs};
+use dmabench_platform::{Block, BlockMemory, Fences, PhysAddr, Pinned, SlotSource, Slots, TimeNs};
 use rustix::thread::{MembarrierCommand, membarrier};
 
 const CPUS: usize = 2;
@@ -145,6 +146,53 @@ unsafe impl TableMemory for Frames {
     }
 }
 
+// SAFETY: as for tables: a frame is one block, aligned to its size and nobody
+// else's until it is freed. The frames are never cached in a way that a device
+// does not see (a kernel maps such frames uncached, or answers `None`).
+unsafe impl BlockMemory for Frames {
+    fn alloc(&self, len_bytes: u64, _align_bytes: u64, _snooped: bool) -> Option<Block> {
+        let frame = TableMemory::alloc(self, usize::try_from(len_bytes).ok()?)?;
+        Some(Block {
+            ptr: frame.ptr.cast(),
+            phys: frame.phys,
+        })
+    }
+
+    unsafe fn free(&self, block: Block, len_bytes: u64, _align_bytes: u64, _snooped: bool) {
+        let frame = TableRef {
+            ptr: block.ptr.cast(),
+            phys: block.phys,
+        };
+        // SAFETY: the frame came from `alloc` above, as the caller promises.
+        unsafe { TableMemory::free(self, frame, len_bytes as usize) }
+    }
+}
+
+// --- The kernel: caches ------------------------------------------------------
+
+/// Counts lines; a kernel has `dc cvac` and `dc ivac` here, and a barrier.
+#[derive(Default)]
+struct Lines {
+    cleaned: AtomicUsize,
+    invalidated: AtomicUsize,
+}
+
+fn lines(piece: Segment) -> usize {
+    const LINE: u64 = 64;
+    let end = piece.phys.0 + piece.len_bytes;
+    (end.div_ceil(LINE) - piece.phys.0 / LINE) as usize
+}
+
+impl CacheOps for Lines {
+    fn for_device(&self, piece: Segment, _direction: Direction) {
+        self.cleaned.fetch_add(lines(piece), Ordering::Relaxed);
+    }
+
+    fn for_cpu(&self, piece: Segment, _direction: Direction) {
+        self.invalidated.fetch_add(lines(piece), Ordering::Relaxed);
+    }
+}
+
 // --- The embedding ----------------------------------------------------------
 
 pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -153,13 +201,14 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     // the process and on the caller, and does nothing else.
     let fences = unsafe { Fences::custom(interrupt_all_cpus) };
     let slots = Arc::new(Slots::new(CPUS, fences)?);
+    let frames = Arc::new(Frames::new());
     // A kernel passes its SMMU here.
     let backend = CountingBackend::new(&slots);
     let domain: Domain<_, _, S1K4, _> = Domain::with_parts(
         DomainConfig::new(Mode::lazy()),
         slots,
         CpuSlots,
-        Frames::new(),
+        frames.clone(),
         backend,
         (),
     )?;
@@ -183,6 +232,28 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
             });
         }
     });
+
+    // A ring that CPU and device share for long.
+    let ring = domain.alloc_coherent(&Device::new(), frames.clone(), 256)?;
+    ring.store_u64(8, 0x8000_0000)?; // the descriptor's content first,
+    ring.store_u32(0, 1 << 31)?; // then "yours": the device sees them in this order
+    domain.free_coherent(ring)?;
+
+    // A device that does not see the CPU's caches, and a list of two buffers.
+    let blind = Device::new().coherent(false).mask_bits(32)?;
+    let caches = Lines::default();
+    let list = [0x9000_0000, 0x9001_0000].map(|at| Segment {
+        phys: PhysAddr(at),
+        len_bytes: 2048,
+    });
+    let mut descriptors = [DmaSegment::EMPTY; 2];
+    let way = Direction::FromDevice;
+    let mapping = domain.map_list(&blind, &caches, list, &mut descriptors, way)?;
+    // ... the device fills them ...
+    domain.unmap_list(&caches, mapping)?;
+    assert_eq!(caches.cleaned.load(Ordering::Relaxed), 64);
+    assert_eq!(caches.invalidated.load(Ordering::Relaxed), 64);
+
     // The timer interrupt's work, from a context without a CPU number.
     let mut now = TimeNs(0);
     while let Some(due) = domain.next_deadline() {
