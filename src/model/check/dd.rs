@@ -9,7 +9,8 @@ const DEPTH: u32 = 1;
 
 const SOURCE: &str = "Douglas Anderson, linux-mmc and iommu lists, 2021-06-21, \"[PATCH 6/6] mmc: \
                       sdhci-msm: Request non-strict IOMMU mode\", dd from the eMMC of an \
-                      sc7180-trogdor-lazor, bs=4M, in requests of 128 KiB";
+                      sc7180-trogdor-lazor, bs=4M (that requests are 128 KiB follows from the page \
+                      cache's readahead and is not stated)";
 
 const GOVERNOR: &str = "The governor let the processors run slower in strict mode than in lazy: the \
                         published fix of its accounting of I/O waits, which changes no IOMMU work, \
@@ -47,7 +48,7 @@ pub(super) fn table() -> Table {
         title: "dd on sc7180, strict and lazy, at two clocks",
         source: SOURCE,
         model: format!(
-            "the bus moves 300 MB/s (stated), so a request's transfer takes {:.0} us. From three \
+            "the card's datasheet gives 300 MB/s, so a transfer takes {:.0} us. From three \
              rows: {:.1} us for host and card at the top clock, {:.2} us more in strict mode, and \
              everything but the transfer {clock:.2} times as long at the governor's clock. At the \
              top clock all rates lie within 2 % of each other, so there a hit says little.",
