@@ -92,16 +92,19 @@ impl Arena {
         &self.words[self.skew + index]
     }
 
-    /// Every word of every live table.
-    pub fn live_words(&self) -> Vec<u64> {
+    /// The bits beyond `defined` that some valid descriptor of a live table has.
+    pub fn undefined_bits(&self, defined: u64) -> u64 {
         let state = self.state.lock().unwrap();
-        let mut words = Vec::new();
+        let mut odd = 0;
         for (start, bytes) in &state.live {
             let first = self.skew + ((start - self.base) / 8) as usize;
-            let table = &self.words[first..first + bytes / 8];
-            words.extend(table.iter().map(|word| word.load(Ordering::Relaxed)));
+            for word in &self.words[first..first + bytes / 8] {
+                let word = word.load(Ordering::Relaxed);
+                // All ones if the word is valid.
+                odd |= word & !defined & (word & 1).wrapping_neg();
+            }
         }
-        words
+        odd
     }
 }
 

@@ -1,7 +1,7 @@
 //! A table beside its model, a map of pages, driven by bytes: the property test
 //! makes them up, the fuzzer evolves them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use dmabench_pgtable::{DirtyMarks, Format, MapError, Prot, Quirks, TableConfig, UnmapError};
 use dmabench_platform::{Iova, PhysAddr};
@@ -38,10 +38,48 @@ struct Page {
     prot: Prot,
 }
 
+/// What is mapped, by number of the page in the window. A plain vector: a tree of
+/// pages took most of the fuzzer's time.
+#[derive(Default)]
+struct Model(Vec<Option<Page>>);
+
+impl Model {
+    fn get(&self, page: u64) -> Option<Page> {
+        self.0.get(page as usize).copied().flatten()
+    }
+
+    fn insert(&mut self, page: u64, content: Page) {
+        let page = page as usize;
+        if self.0.len() <= page {
+            self.0.resize(page + 1, None);
+        }
+        self.0[page] = Some(content);
+    }
+
+    fn remove(&mut self, first: u64, count: u64) {
+        self.0[first as usize..(first + count) as usize].fill(None);
+    }
+
+    /// The first page from `start` on that is mapped.
+    fn next(&self, start: u64) -> Option<u64> {
+        let rest = self.0.get(start as usize..)?;
+        let at = rest.iter().position(Option::is_some)?;
+        Some(start + at as u64)
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().flatten().count()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.next(0).is_none()
+    }
+}
+
 pub struct Machine<F: Format> {
     f: Fixture<F, Arc<Arena>>,
     arena: Arc<Arena>,
-    model: BTreeMap<u64, Page>,
+    model: Model,
     /// The window, so placed that it crosses tables of two levels.
     base: u64,
     pages: u64,
@@ -50,7 +88,9 @@ pub struct Machine<F: Format> {
 
 impl<F: Format> Machine<F> {
     pub fn new(config: TableConfig) -> Self {
-        let arena = Arc::new(Arena::new(0x1000_0000, 16 << 20));
+        // Room for more tables than the window can need. Not for many more: a
+        // sanitizer marks each byte of it, every run.
+        let arena = Arc::new(Arena::new(0x1000_0000, (64 * 8) << F::INDEX_BITS));
         let f = Fixture::<F, _>::with_memory(config, arena.clone()).unwrap();
         let page = 1_u64 << F::PAGE_LG2;
         let block = page << F::INDEX_BITS;
@@ -61,7 +101,7 @@ impl<F: Format> Machine<F> {
         Machine {
             f,
             arena,
-            model: BTreeMap::new(),
+            model: Model::default(),
             base: middle - block - 5 * page,
             pages,
             page,
@@ -108,10 +148,7 @@ impl<F: Format> Machine<F> {
     }
 
     fn first_taken(&self, start: u64, count: u64) -> Option<u64> {
-        self.model
-            .range(start..start + count)
-            .next()
-            .map(|(page, _)| *page)
+        self.model.next(start).filter(|page| *page < start + count)
     }
 
     fn iova(&self, page: u64) -> u64 {
@@ -195,9 +232,9 @@ impl<F: Format> Machine<F> {
         let (mut start, mut count) = self.range(choices);
         // Often exactly what one leaf or several hold.
         if !choices.byte().is_multiple_of(4)
-            && let Some((page, _)) = self.model.range(start..).next()
+            && let Some(page) = self.model.next(start)
         {
-            start = *page;
+            start = page;
             count = 1;
             let leaf = self.f.translation(self.iova(start)).unwrap();
             start -= (self.iova(start) & (leaf.page_bytes - 1)) / self.page;
@@ -212,7 +249,7 @@ impl<F: Format> Machine<F> {
             }
             count = (count - 1).max(1);
         }
-        let whole = (start..start + count).all(|page| self.model.contains_key(&page));
+        let whole = (start..start + count).all(|page| self.model.get(page).is_some());
         let cut = [start, start + count - 1].into_iter().any(|page| {
             self.f.translation(self.iova(page)).is_some_and(|leaf| {
                 let first = self.iova(page) & !(leaf.page_bytes - 1);
@@ -232,16 +269,14 @@ impl<F: Format> Machine<F> {
                     at += len;
                 }
                 assert_eq!(at, self.iova(start + count));
-                for page in start..start + count {
-                    self.model.remove(&page);
-                }
+                self.model.remove(start, count);
                 let after = self.f.table.stats();
                 assert_eq!(before.live - after.live, log.tables.len() as u64);
             }
             Err(UnmapError::NotMapped { iova }) => {
                 assert!(!whole, "{iova} is mapped");
                 let page = (iova.0 - self.base) / self.page;
-                assert!(!self.model.contains_key(&page));
+                assert!(self.model.get(page).is_none());
             }
             Err(UnmapError::PartOfLeaf { .. }) => assert!(cut),
             Err(other) => panic!("unmap of {count} pages at {start}: {other:?}"),
@@ -317,7 +352,7 @@ impl<F: Format> Machine<F> {
             .f
             .table
             .read_dirty(&slot, first, all, marks, |iova, len| {
-                assert!(self.model.contains_key(&((iova.0 - self.base) / self.page)));
+                assert!(self.model.get((iova.0 - self.base) / self.page).is_some());
                 told += len;
             });
         assert_eq!(read.is_ok(), tracked);
@@ -347,7 +382,7 @@ impl<F: Format> Machine<F> {
                 pa: t.paddr.0 - 7,
                 prot: t.prot,
             });
-            assert_eq!(found, self.model.get(&page).copied(), "page {page}");
+            assert_eq!(found, self.model.get(page), "page {page}");
         }
     }
 
@@ -362,12 +397,8 @@ impl<F: Format> Machine<F> {
         // software bits.
         let leaf = address | 0xfff | 1 << 51 | 1 << 52 | 3 << 53;
         let table = address | 3 | 1 << 63 | 1 << 55 | 1 << 56;
-        for word in self.arena.live_words() {
-            if word & 1 == 1 {
-                let defined = leaf | table;
-                assert_eq!(word & !defined, 0, "{word:#x}");
-            }
-        }
+        let odd = self.arena.undefined_bits(leaf | table);
+        assert_eq!(odd, 0, "{odd:#x}");
     }
 
     /// Changes the address in a live leaf behind the table's back: what the
@@ -405,7 +436,7 @@ impl<F: Format> Machine<F> {
         for entry in entries {
             self.f.unmap(entry.iova.0, entry.len_bytes).unwrap();
         }
-        self.model.clear();
+        self.model = Model::default();
         choices.0 = &[1, 0];
         self.reclaim(&mut choices);
         self.check_words();
