@@ -480,6 +480,9 @@ fn execute(
     command_line: Vec<String>,
 ) -> Result<u8, AppError> {
     report::check_out_dir(&options.out)?;
+    if let Some(file) = &options.hdr_log {
+        report::check_file(file)?;
+    }
     let (started, begun) = (SystemTime::now(), Instant::now());
     warn_of_damage(&workloads);
 
@@ -515,6 +518,12 @@ fn execute(
     if found.interrupted && report.results.is_empty() {
         eprintln!("interrupted before anything was finished: no report written");
         return Ok(EXIT_INTERRUPTED);
+    }
+    if let (Some(log), Some(file)) = (&plan.hdr_log, &options.hdr_log) {
+        WRITING.store(true, Ordering::Relaxed);
+        let written = log.write(file);
+        WRITING.store(false, Ordering::Relaxed);
+        written?;
     }
     show(&report, options)?;
     Ok(exit_code(found.interrupted))

@@ -277,6 +277,10 @@ pub struct RunOptions {
     )]
     pub profile: HardwareProfile,
 
+    /// Write latencies by interval to FILE, in HdrHistogram's log format (compare, replay, map)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub hdr_log: Option<PathBuf>,
+
     /// Refuse a trace with a damaged line instead of skipping the line
     #[arg(long, global = true)]
     pub strict_parse: bool,

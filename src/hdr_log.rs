@@ -9,6 +9,7 @@
 
 use std::{
     path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -115,6 +116,36 @@ impl HdrLog {
 impl Default for HdrLog {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// A log that runs on several threads add to.
+#[derive(Debug, Clone, Default)]
+pub struct SharedLog(Arc<Mutex<HdrLog>>);
+
+impl SharedLog {
+    fn lock(&self) -> MutexGuard<'_, HdrLog> {
+        // A panic elsewhere leaves whole lines.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`HdrLog::now`].
+    pub fn now(&self) -> Duration {
+        self.lock().now()
+    }
+
+    /// As [`HdrLog::add`].
+    pub fn add(&self, tag: &str, begin: Duration, length: Duration, ns: Histogram<u64>) {
+        self.lock().add(tag, begin, length, ns);
+    }
+
+    /// As [`HdrLog::write`].
+    ///
+    /// # Errors
+    ///
+    /// [`ReportError`].
+    pub fn write(&self, file: &Path) -> Result<(), ReportError> {
+        self.lock().write(file)
     }
 }
 

@@ -42,7 +42,7 @@ fn a_line_for_each_mode_and_size_whose_columns_add_up() {
     }
     let text = breakdown("--sizes 64k --modes strict --lists --requests 100").stdout;
     let text = String::from_utf8(text).unwrap();
-    assert!(text.contains("strict           64K"), "{text}");
+    assert!(text.contains("strict         64K "), "{text}");
 }
 
 #[test]

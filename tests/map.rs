@@ -60,6 +60,7 @@ fn what_linux_refuses_is_refused() {
         ("-g 0 -t 0 -m 7", ["-m 7", "0 to 1"]),
         ("-n 4000", ["-n", "node"]),
         ("-n -2", ["-n", "node"]),
+        ("--modes strict,premapped", ["premapped", "--modes"]),
     ] {
         refused(line, &words);
     }

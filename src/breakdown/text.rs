@@ -14,7 +14,7 @@ impl Display for Breakdown {
         )?;
         writeln!(
             f,
-            "{:12}{:>8}{:>9} ={:>8}{:>9}{:>7}{:>8}{:>12}{:>8}  of other:{:>9}{:>7}",
+            "{:12}{:>6}{:>8} ={:>8}{:>9}{:>8}{:>8}{:>14}{:>9}  of other:{:>8}{:>7}",
             "mode",
             "size",
             "whole",
@@ -66,7 +66,7 @@ impl Display for Breakdown {
 fn line(f: &mut fmt::Formatter<'_>, row: &Row) -> fmt::Result {
     writeln!(
         f,
-        "{:12}{:>8}{:>9.1}  {:>8.1}{:>9.1}{:>7.1}{:>8.1}{:>12.1}{:>8.1}  {:>18.1}{:>7.1}",
+        "{:12}{:>6}{:>8.1}  {:>8.1}{:>9.1}{:>8.1}{:>8.1}{:>14.1}{:>9.1}  {:>17.1}{:>7.1}",
         row.mode,
         size(row.bytes),
         row.whole_ns,

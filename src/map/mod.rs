@@ -26,7 +26,7 @@ pub use options::{MapArgs, Size};
 use crate::{
     cli::{ModeArg, RunOptions},
     hdr_log::HdrLog,
-    report::{LatencyNs, Machine, ReportError},
+    report::{self, LatencyNs, Machine, ReportError},
     run::{
         self, Plan, RunError, TickClock,
         threads::{self, Figures, Play, Played, Stop, StreamFigures},
@@ -65,6 +65,8 @@ pub enum MapError {
         /// Those that are there.
         online: Vec<usize>,
     },
+    /// That mode is not one domain that threads share.
+    Mode(ModeArg),
     /// The device.
     Device(DeviceError),
     /// The runs.
@@ -92,6 +94,11 @@ impl fmt::Display for MapError {
                     online.join(", ")
                 )
             }
+            MapError::Mode(mode) => write!(
+                f,
+                "mode {mode} maps buffers of its own and not those of its callers; leave it out \
+                 of --modes"
+            ),
             MapError::Device(error) => error.fmt(f),
             MapError::Run(RunError::Refused { mode, reason, .. }) => write!(
                 f,
@@ -248,6 +255,10 @@ pub fn run(
         .mask_bits(args.bits as u32)
         .map_err(MapError::Device)?;
     let plan = Plan::of(options, &[ModeArg::Strict]);
+    let own = |mode: &ModeArg| matches!(mode, ModeArg::Bounce | ModeArg::Premapped);
+    if let Some(&mode) = plan.modes.iter().find(|mode| own(mode)) {
+        return Err(MapError::Mode(mode));
+    }
     let streams = args.pairs.map_or(args.threads as u64, u64::from);
     // A pair's mapper hands over at once; the depth is that of the channel.
     let depth = args.pairs.map_or(args.depth, |_| 1);
@@ -269,9 +280,12 @@ pub fn run(
         },
         cpus,
         device,
-        interval: (args.hdr_log.as_ref()).map(|_| Duration::from_millis(args.hdr_interval_ms)),
+        interval: (options.hdr_log.as_ref()).map(|_| Duration::from_millis(args.hdr_interval_ms)),
     };
 
+    if let Some(file) = &options.hdr_log {
+        report::check_file(file)?;
+    }
     let clock = TickClock::calibrate();
     let mut log = HdrLog::new();
     let mut runs = Vec::new();
@@ -300,7 +314,7 @@ pub fn run(
             break;
         }
     }
-    if let Some(file) = &args.hdr_log {
+    if let Some(file) = &options.hdr_log {
         log.write(file)?;
     }
     let info = clock.info();
@@ -327,7 +341,7 @@ pub fn run(
         options: in_force(args, options),
         machine: run::machine(&clock),
         runs,
-        hdr_log: args.hdr_log.clone(),
+        hdr_log: options.hdr_log.clone(),
         interrupted: was_interrupted,
         notes,
     })

@@ -1,7 +1,7 @@
 //! The options of `map`: those of Linux's `dma_map_benchmark` by their letters,
 //! with its defaults, limits and order of checks, and what its users asked for.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use clap::Args;
 
@@ -114,10 +114,6 @@ pub struct MapArgs {
     /// Stop each thread after so many requests, if that is before -s
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-
-    /// Write the latencies of each interval to FILE, in the log format of HdrHistogram
-    #[arg(long, value_name = "FILE")]
-    pub hdr_log: Option<PathBuf>,
 
     /// Milliseconds of an interval of --hdr-log
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=300_000))]

@@ -29,4 +29,6 @@ pub use schema::*;
 pub use table::table;
 pub(crate) use units::{bytes, plural};
 pub use verdict::{Verdict, summary, verdicts};
-pub use write::{ReportError, Written, check_out_dir, read, write, write_comparisons, write_file};
+pub use write::{
+    ReportError, Written, check_file, check_out_dir, read, write, write_comparisons, write_file,
+};

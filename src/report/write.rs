@@ -166,21 +166,40 @@ pub fn write_comparisons(
     Temporary::write(out_dir, "comparison.json", &json)?.rename()
 }
 
+/// Checks that [`write_file`] can write there. For the start of a run.
+///
+/// # Errors
+/// [`ReportError::Write`].
+pub fn check_file(path: &Path) -> Result<(), ReportError> {
+    let (dir, name) = dir_and_name(path)?;
+    Temporary::create(dir, name)
+        .map(drop)
+        .map_err(|source| ReportError::Write {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+fn dir_and_name(path: &Path) -> Result<(&Path, &str), ReportError> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some(name) if !path.is_dir() => Ok((dir, name)),
+        _ => Err(ReportError::Write {
+            path: path.to_owned(),
+            source: io::Error::from(io::ErrorKind::InvalidFilename),
+        }),
+    }
+}
+
 /// Writes one file, whole or not at all; its folder must be there.
 ///
 /// # Errors
 /// [`ReportError::Write`]. After an error an earlier file is untouched.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-        return Err(ReportError::Write {
-            path: path.to_owned(),
-            source: io::Error::from(io::ErrorKind::InvalidFilename),
-        });
-    };
+    let (dir, name) = dir_and_name(path)?;
     Temporary::write(dir, name, bytes)?.rename()?;
     Ok(())
 }

@@ -20,6 +20,9 @@ use super::{
 };
 use crate::{cli::ModeArg, workload::Crew};
 
+/// Intervals of a log of latencies.
+const INTERVAL: Duration = Duration::from_secs(1);
+
 /// Mappings on their way from the thread that maps to the one that unmaps.
 const WAITING: usize = 64;
 
@@ -92,7 +95,17 @@ fn of(
         },
         cpus: None,
         device: Device::new(),
-        interval: None,
+        interval: plan.hdr_log.as_ref().map(|_| INTERVAL),
     };
-    play(&what, mode, plan, clock, interrupted)
+    let begun = plan.hdr_log.as_ref().map(|log| log.now());
+    let mut played = play(&what, mode, plan, clock, interrupted)?;
+    if let (Some(log), Some(begun)) = (&plan.hdr_log, begun) {
+        for interval in played.intervals.drain(..) {
+            for (call, ns) in [("map", interval.map_ns), ("unmap", interval.unmap_ns)] {
+                let tag = format!("{}:{mode}:{call}", crew.name());
+                log.add(&tag, begun + interval.begin, interval.length, ns);
+            }
+        }
+    }
+    Ok(played)
 }

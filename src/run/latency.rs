@@ -115,6 +115,8 @@ impl Tally {
 pub(super) struct Latencies {
     batch: Vec<u64>,
     tally: Tally,
+    /// Of intervals that were cut off.
+    before: Option<Tally>,
 }
 
 impl Latencies {
@@ -122,6 +124,7 @@ impl Latencies {
         Latencies {
             batch: Vec::with_capacity(BATCH),
             tally: Tally::new(),
+            before: None,
         }
     }
 
@@ -143,6 +146,25 @@ impl Latencies {
 
     /// What was found since the last call, which starts anew.
     pub(super) fn take(&mut self) -> Tally {
+        let mut tally = self.since_cut();
+        if let Some(before) = self.before.take() {
+            tally.add(&before);
+        }
+        tally
+    }
+
+    /// What was found since the last cut, for a log of intervals. It stays part
+    /// of the whole.
+    pub(super) fn cut(&mut self) -> Tally {
+        let interval = self.since_cut();
+        match &mut self.before {
+            Some(before) => before.add(&interval),
+            None => self.before = Some(interval.clone()),
+        }
+        interval
+    }
+
+    fn since_cut(&mut self) -> Tally {
         self.sort_in();
         std::mem::replace(&mut self.tally, Tally::new())
     }
@@ -196,6 +218,26 @@ mod tests {
         let in_ns = sum.in_ns(&clock);
         assert_eq!(in_ns.len(), 9_000);
         assert!((in_ns.max() as f64 - clock.ns(9_000.0)).abs() <= 2.0 + clock.ns(9.0));
+    }
+
+    #[test]
+    fn intervals_stay_part_of_the_whole() {
+        let mut latencies = Latencies::new();
+        let mut cut = 0;
+        for interval in 1..=3 {
+            for ticks in 0..interval * 1_000 {
+                latencies.push(ticks);
+            }
+            cut += latencies.cut().len();
+        }
+        latencies.push(77_777);
+        assert_eq!(
+            (cut, latencies.cut().len(), latencies.cut().len()),
+            (6_000, 1, 0)
+        );
+        let whole = latencies.take();
+        assert_eq!((whole.len(), whole.max), (6_001, 77_777));
+        assert_eq!(latencies.take().len(), 0);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use dmabench_flushq::QueueConfig;
 
 use crate::{
     cli::{ModeArg, RunOptions},
+    hdr_log::SharedLog,
     model::{self, HardwareProfile, StorageDevice},
     report,
     workload::Workload,
@@ -28,6 +29,8 @@ pub struct Plan {
     pub profile: HardwareProfile,
     /// What the virtual clock of the exposure run goes by.
     pub device: StorageDevice,
+    /// Where the latencies of each interval go, too.
+    pub hdr_log: Option<SharedLog>,
 }
 
 impl Default for Plan {
@@ -41,6 +44,7 @@ impl Default for Plan {
             single_queue: QueueConfig::SINGLE,
             profile: model::default_profile(),
             device: StorageDevice::emmc_2021(),
+            hdr_log: None,
         }
     }
 }
@@ -59,6 +63,7 @@ impl Plan {
             },
             profile: options.profile.clone(),
             device: (options.profile.device.clone()).unwrap_or_else(StorageDevice::emmc_2021),
+            hdr_log: options.hdr_log.as_ref().map(|_| SharedLog::default()),
             ..Plan::default()
         }
     }

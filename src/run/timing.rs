@@ -9,6 +9,7 @@ use std::{
     hint::black_box,
     ops::Range,
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use dmabench_dma::DmaSegment;
@@ -28,6 +29,7 @@ use super::{
 };
 use crate::{
     cli::ModeArg,
+    hdr_log::SharedLog,
     report::{CurvePoint, LatencyNs, Spread},
     workload::{Request, Step, Workload},
 };
@@ -93,9 +95,18 @@ pub(super) fn run(
         }
     }
     for subject in &mut subjects {
+        subject.begin_interval();
         (subject.at_least_some()).map_err(|error| (subject.mode, error))?;
+        subject.end_interval();
     }
     Ok(subjects.into_iter().map(Subject::finish).collect())
+}
+
+/// The log of intervals, and what names this mode's lines in it.
+struct Log<'a> {
+    log: &'a SharedLog,
+    tag: String,
+    begun: Duration,
 }
 
 /// One mode, with everything it keeps from round to round.
@@ -104,6 +115,7 @@ struct Subject<'a> {
     runner: Box<dyn Player<'a> + 'a>,
     timed: Timed<'a>,
     cpu: Vec<f64>,
+    log: Option<Log<'a>>,
     interrupted: &'a AtomicBool,
     /// Of one pass.
     requests: u64,
@@ -123,7 +135,7 @@ impl<'a> Subject<'a> {
     fn new(
         workload: &'a Workload,
         mode: ModeArg,
-        plan: &Plan,
+        plan: &'a Plan,
         clock: &'a TickClock,
         interrupted: &'a AtomicBool,
     ) -> Result<Self, RunError> {
@@ -174,6 +186,11 @@ impl<'a> Subject<'a> {
                 unmap: Latencies::new(),
             },
             cpu: Vec::new(),
+            log: plan.hdr_log.as_ref().map(|log| Log {
+                log,
+                tag: format!("{}:{mode}", workload.name),
+                begun: log.now(),
+            }),
             interrupted,
             requests,
             passes,
@@ -189,13 +206,35 @@ impl<'a> Subject<'a> {
         if self.requests < LONG_PASS {
             self.counted_requests += self.runner.untimed(self.until(0))?;
         }
+        self.begin_interval();
         for _ in 0..passes {
             self.timed_pass(0)?;
         }
+        self.end_interval();
         for _ in 0..batches {
             self.cpu_batch(self.batch, 0)?;
         }
         Ok(())
+    }
+
+    fn begin_interval(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.begun = log.log.now();
+        }
+    }
+
+    fn end_interval(&mut self) {
+        let Some(Log { log, tag, begun }) = &self.log else {
+            return;
+        };
+        let length = log.now().saturating_sub(*begun);
+        let Timed {
+            clock, map, unmap, ..
+        } = &mut self.timed;
+        for (call, latencies) in [("map", map), ("unmap", unmap)] {
+            let ns = latencies.cut().in_ns(clock);
+            log.add(&format!("{tag}:{call}"), *begun, length, ns);
+        }
     }
 
     /// For a pass that is not timed.
