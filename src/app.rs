@@ -535,10 +535,7 @@ fn modes_of(
     workloads: &[Workload],
     options: &RunOptions,
 ) -> Result<(Vec<ModeArg>, Option<String>), AppError> {
-    let alone = |mode: &ModeArg| {
-        use ModeArg::*;
-        matches!(mode, StrictBatched | StrictPipelined | Bounce | Premapped)
-    };
+    let alone = |mode: &ModeArg| mode.one_thread_only();
     let mut modes = options.modes();
     if workloads.iter().all(|w| w.crew.is_none()) || !modes.iter().any(alone) {
         return Ok((modes, None));

@@ -387,6 +387,13 @@ impl ModeArg {
     /// What is run where nothing else is asked for.
     pub const DEFAULT: [ModeArg; 3] = [ModeArg::Passthrough, ModeArg::Strict, ModeArg::Lazy];
 
+    /// Whether a request of this mode is not mapped and unmapped by itself, so
+    /// that several threads cannot play it on one address space.
+    pub fn one_thread_only(self) -> bool {
+        use ModeArg::*;
+        matches!(self, StrictBatched | StrictPipelined | Bounce | Premapped)
+    }
+
     /// Its name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {

@@ -54,6 +54,9 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// Batches of a group: a queue of 256 entries is flushed 8 times in it.
 const GROUP: u64 = 64;
 
+/// Modes that can be taken apart.
+const MODES: [ModeArg; 3] = [ModeArg::Passthrough, ModeArg::Strict, ModeArg::Lazy];
+
 /// Options of `breakdown`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct BreakdownArgs {
@@ -184,7 +187,7 @@ pub fn run(
     options: &RunOptions,
     interrupted: &AtomicBool,
 ) -> Result<Breakdown, BreakdownError> {
-    let plan = Plan::of(options, &ModeArg::DEFAULT);
+    let plan = Plan::of(options, &MODES);
     let mut loads = Vec::new();
     for &mode in &plan.modes {
         let of_mode = dma_mode(mode, &plan)?;

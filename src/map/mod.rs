@@ -96,8 +96,7 @@ impl fmt::Display for MapError {
             }
             MapError::Mode(mode) => write!(
                 f,
-                "mode {mode} maps buffers of its own and not those of its callers; leave it out \
-                 of --modes"
+                "in mode {mode} no mapping is made and undone by itself; leave it out of --modes"
             ),
             MapError::Device(error) => error.fmt(f),
             MapError::Run(RunError::Refused { mode, reason, .. }) => write!(
@@ -255,8 +254,7 @@ pub fn run(
         .mask_bits(args.bits as u32)
         .map_err(MapError::Device)?;
     let plan = Plan::of(options, &[ModeArg::Strict]);
-    let own = |mode: &ModeArg| matches!(mode, ModeArg::Bounce | ModeArg::Premapped);
-    if let Some(&mode) = plan.modes.iter().find(|mode| own(mode)) {
+    if let Some(&mode) = plan.modes.iter().find(|mode| mode.one_thread_only()) {
         return Err(MapError::Mode(mode));
     }
     let streams = args.pairs.map_or(args.threads as u64, u64::from);

@@ -64,7 +64,6 @@ impl Plan {
             profile: options.profile.clone(),
             device: (options.profile.device.clone()).unwrap_or_else(StorageDevice::emmc_2021),
             hdr_log: options.hdr_log.as_ref().map(|_| SharedLog::default()),
-            ..Plan::default()
         }
     }
 

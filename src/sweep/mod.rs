@@ -29,7 +29,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use dmabench_flushq::BackendCounts;
+use dmabench_flushq::{BackendCounts, QueueConfig};
 
 pub use found::{QueuePoint, SCHEMA_VERSION, Setting, SizePoint, SweepReport};
 
@@ -47,6 +47,9 @@ pub const LENGTH_DEFAULT: u32 = 4096;
 
 /// The workload that is swept where none is named: that of the 2021 thread.
 pub const WORKLOAD_DEFAULT: &str = "dd-seq";
+
+/// Modes that are swept where none are named.
+const MODES: [ModeArg; 3] = [ModeArg::Passthrough, ModeArg::Strict, ModeArg::Lazy];
 
 /// The largest request of the sweep of sizes.
 const BYTES_MAX: u64 = 4 << 20;
@@ -185,7 +188,7 @@ pub fn run(
     done: &dyn Fn(),
     interrupted: &AtomicBool,
 ) -> Result<SweepReport, SweepError> {
-    let plan = Plan::of(options, &ModeArg::DEFAULT);
+    let plan = Plan::of(options, &MODES);
     let setting = setting(args, &plan, options, workloads);
     let earlier = match &args.resume {
         Some(file) => Some(read(file, &setting)?),
@@ -352,6 +355,10 @@ fn queue_point(
     if let Some((entries, ms)) = queue {
         plan.flush_queue_entries = entries;
         plan.flush_timeout_ns = ms * 1_000_000;
+        plan.single_queue = QueueConfig {
+            entries_per_slot: entries,
+            timeout_ns: ms * 1_000_000,
+        };
     }
     let Some(result) = one(workload, &plan, interrupted)?.pop() else {
         return Ok(None);
@@ -440,7 +447,10 @@ fn size_points(
     let bytes = load.requests()[0].bytes;
     let mut points = Vec::new();
     for (result, &mode) in results.iter().zip(&plan.modes) {
-        let queue = has_queue(mode).then_some(plan.flush_queue_entries);
+        let queue = has_queue(mode).then_some(match mode {
+            ModeArg::LazySingle => plan.single_queue.entries_per_slot,
+            _ => plan.flush_queue_entries,
+        });
         let translated = mode != ModeArg::Passthrough;
         let searches = |low32| {
             if !translated {
@@ -504,7 +514,7 @@ fn resume_line(args: &SweepArgs, options: &RunOptions) -> Vec<String> {
     if let Some(length) = args.length {
         option("--length", length.to_string());
     }
-    option("--modes", list(&options.modes()));
+    option("--modes", list(&options.modes_or(&MODES)));
     for workload in &options.workload {
         option("--workload", workload.clone());
     }
@@ -512,7 +522,18 @@ fn resume_line(args: &SweepArgs, options: &RunOptions) -> Vec<String> {
     option("--requests", options.requests_min().to_string());
     option("--queue-entries", options.queue_entries.to_string());
     option("--flush-timeout-ms", options.flush_timeout_ms.to_string());
-    option("--profile", options.profile.name.clone());
+    option(
+        "--single-queue-entries",
+        options.single_queue_entries.to_string(),
+    );
+    option(
+        "--single-flush-timeout-ms",
+        options.single_flush_timeout_ms.to_string(),
+    );
+    // A board's file is known by its name to nobody: the note says so.
+    if model::named(&options.profile.name).is_some() {
+        option("--profile", options.profile.name.clone());
+    }
     let out = &options.out;
     option("--out", out.display().to_string());
     let file = out.join("sweep.json");
@@ -543,8 +564,13 @@ fn notes(sweep: &SweepReport) -> Vec<String> {
     }
     if sweep.missing > 0 {
         notes.push(format!(
-            "Interrupted: {} points are missing; go on with: {}",
+            "Interrupted: {} points are missing; go on with{}: {}",
             sweep.missing,
+            if sweep.resume.iter().any(|word| word == "--profile") {
+                ""
+            } else {
+                " the --profile of this run and"
+            },
             sweep.resume.join(" ")
         ));
     }
