@@ -165,12 +165,21 @@ fn one_workload(
     for note in results.iter().flat_map(|result| &result.notes) {
         put!(page, "<p class=\"note\">{}</p>\n", escape(note));
     }
-    page.push_str("<div class=\"beside\">\n");
+    // A wide table leaves no room for plots beside it.
+    let beside = results.len() <= MODES_BESIDE;
+    put!(
+        page,
+        "<div{}>\n",
+        if beside { " class=\"beside\"" } else { "" }
+    );
     figures::write(page, &results);
     put_figures(page, &plots::of_workload(index, &results)?);
     page.push_str("</div>\n</section>\n");
     Ok(())
 }
+
+/// Columns of figures up to which the plots stand beside them.
+const MODES_BESIDE: usize = 4;
 
 /// The commonest request sizes in words.
 fn sizes(workload: &Workload) -> String {

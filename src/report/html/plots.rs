@@ -71,7 +71,8 @@ pub(super) fn overview(report: &Report) -> Result<Vec<Figure>, ReportError> {
             keys: vec![],
             svg: bars(&Bars {
                 label: "CPU time per request by mode",
-                axis: "ns of CPU per request, measured",
+                axis: "CPU per request, measured, logarithmic",
+                log: true,
                 bars: bars_of(|result| result.cpu_ns_per_request),
             })?,
         },
@@ -86,6 +87,7 @@ pub(super) fn overview(report: &Report) -> Result<Vec<Figure>, ReportError> {
             svg: bars(&Bars {
                 label: "Modelled hardware time per request by mode",
                 axis: "ns of hardware per request, modelled",
+                log: false,
                 bars: bars_of(|result| result.modelled_ns_per_request),
             })?,
         },
@@ -96,6 +98,7 @@ pub(super) fn overview(report: &Report) -> Result<Vec<Figure>, ReportError> {
             svg: bars(&Bars {
                 label: "Commands per MiB by mode",
                 axis: "commands per MiB, counted",
+                log: false,
                 bars: (modes.iter())
                     .map(|(mode, results)| commands_bar(mode, results))
                     .collect(),
@@ -219,6 +222,7 @@ pub(super) fn of_workload(
             svg: bars(&Bars {
                 label: "Cost per request by mode",
                 axis: "ns per request, measured + modelled",
+                log: false,
                 bars: (results.iter())
                     .map(|result| Bar {
                         label: result.mode.clone(),
@@ -239,6 +243,7 @@ pub(super) fn of_workload(
             svg: bars(&Bars {
                 label: "Commands per MiB by mode",
                 axis: "commands per MiB, counted",
+                log: false,
                 bars: (results.iter())
                     .map(|result| commands_bar(&result.mode, &[result]))
                     .collect(),
