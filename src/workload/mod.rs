@@ -214,6 +214,13 @@ mod tests {
             .digest()
     }
 
+    /// A million requests are 44 MB: see `docs/workloads.md`.
+    #[test]
+    fn a_request_takes_44_bytes_whatever_its_size() {
+        let request = size_of::<Request>() + 2 * size_of::<Step>() + size_of::<u32>();
+        assert_eq!(request, 44);
+    }
+
     #[test]
     fn the_digest_sees_every_change_of_what_happens() {
         let same = digest(0);
