@@ -20,8 +20,8 @@ pub struct QemuConfig {
     /// up; those above 2 GiB are high-capacity cards. Only what is written takes
     /// memory. Default: one card of 64 MiB.
     pub card_bytes: Vec<u64>,
-    /// How long one answer may take. Default: 20 s; a transfer of 64 MiB takes
-    /// about one.
+    /// How long one answer may take. Default: 20 s; the longest transfer, of
+    /// 32 MiB, takes less than one on an idle machine.
     pub reply_timeout: Duration,
     /// Record the SMMU's commands and events
     /// ([`Qemu::traced`](super::Qemu::traced)). Default: off.

@@ -159,15 +159,20 @@ impl SdHost {
             .write32(self.at(reg::SIGNAL_ENABLE), 0);
     }
 
-    /// A command without data: status and first word of the response.
-    pub(super) fn card(&self, command: u16, argument: u32) -> Result<(u32, u32), QemuError> {
-        let mut batch = Batch::new();
+    /// Adds a command without data; its last two answers are status and response.
+    pub(super) fn add_command(&self, batch: &mut Batch, command: u16, argument: u32) {
         batch
             .write32(self.at(reg::STATUS), u32::MAX)
             .write32(self.at(reg::ARGUMENT), argument)
             .write32(self.at(reg::MODE_COMMAND), u32::from(command) << 16)
             .read32(self.at(reg::STATUS))
             .read32(self.at(reg::RESPONSE));
+    }
+
+    /// A command without data: status and first word of the response.
+    pub(super) fn card(&self, command: u16, argument: u32) -> Result<(u32, u32), QemuError> {
+        let mut batch = Batch::new();
+        self.add_command(&mut batch, command, argument);
         let answers = self.qtest.run(&batch)?;
         let [.., status, response] = answers[..] else {
             return Ok((0, 0));

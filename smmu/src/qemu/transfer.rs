@@ -144,9 +144,7 @@ impl SdHost {
         if seen & over == status::TRANSFER_DONE {
             return Ok(());
         }
-        // The state has to be read before anything is reset.
-        let state = self.qtest.read32(self.at(reg::ADMA_ERROR))?;
-        self.recover()?;
+        let state = self.recover()?;
         Err(if seen & status::ADMA_ERROR != 0 {
             TransferError::Dma {
                 status: seen,
@@ -159,18 +157,20 @@ impl SdHost {
         })
     }
 
-    /// Back to where a transfer may begin. A whole reset: a controller that
-    /// stopped inside a list would go on with it at each access.
-    fn recover(&self) -> Result<(), QemuError> {
-        let mut reset = Batch::new();
-        self.reset_registers(&mut reset);
-        self.qtest.run(&reset)?;
+    /// Back to where a transfer may begin; `ADMAERR` as it was before. A whole
+    /// reset: a controller that stopped inside a list would go on with it at each
+    /// access.
+    fn recover(&self) -> Result<u32, QemuError> {
+        let mut batch = Batch::new();
+        batch.read32(self.at(reg::ADMA_ERROR));
+        self.reset_registers(&mut batch);
         // Not an error for a card that has nothing to stop, but for the status
         // that is read next, which forgets it.
-        self.card(command::STOP_TRANSMISSION, 0)?;
-        self.card(command::SEND_STATUS, self.address)?;
+        self.add_command(&mut batch, command::STOP_TRANSMISSION, 0);
+        self.add_command(&mut batch, command::SEND_STATUS, self.address);
+        let state = self.qtest.run(&batch)?[0] as u32;
         self.expect(command::SEND_STATUS, self.address, |r| r == CARD_READY)?;
-        Ok(())
+        Ok(state)
     }
 }
 
