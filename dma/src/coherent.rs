@@ -315,3 +315,9 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         Ok(())
     }
 }
+
+/// The rest of a [`Coherent`] may be shared and sent as it is.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Held>();
+};
