@@ -65,8 +65,8 @@ pub fn table(report: &Report) -> String {
             Cell::new(&name),
             column(&|r| r.mode.clone()),
             Cell::new(&rule),
-            column(&|r| number(r.cpu_ns_per_request)),
-            column(&|r| number(r.unmap_ns.p99)),
+            column(&|r| short(r.cpu_ns_per_request)),
+            column(&|r| short(r.unmap_ns.p99)),
             Cell::new(&rule),
             column(&|r| number(commands_per_request(r))),
             column(&|r| r.stale_device_accesses.map_or(NONE.to_owned(), count)),
@@ -75,7 +75,7 @@ pub fn table(report: &Report) -> String {
                     .map_or(NONE.to_owned(), |ns| time(ns as f64))
             }),
             Cell::new(&rule),
-            column(&|r| number(r.modelled_ns_per_request)),
+            column(&|r| short(r.modelled_ns_per_request)),
             column(&|r| r.modelled_mb_per_s.map_or(NONE.to_owned(), number)),
             column(&|r| lazy.map_or(NONE.to_owned(), |lazy| number(whole_ns(r) / whole_ns(lazy)))),
         ]);
@@ -105,6 +105,15 @@ pub fn table(report: &Report) -> String {
         .map(printable)
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// A number in at most 8 letters: from a million on in millions, `12.2M`.
+fn short(value: f64) -> String {
+    if value.abs() < 999_999.5 {
+        number(value)
+    } else {
+        format!("{}M", number(value / 1e6))
+    }
 }
 
 /// Invalidations, flushes and syncs of one request on average.
@@ -239,6 +248,13 @@ mod tests {
                 line.chars().count()
             );
         }
+    }
+
+    #[test]
+    fn long_times_stay_in_their_column() {
+        assert_eq!(short(999_999.0), "999,999");
+        assert_eq!(short(12_211_150.0), "12.2M");
+        assert_eq!(short(1e12), "1,000,000M");
     }
 
     #[test]
