@@ -1,4 +1,4 @@
-//! The loops of [`sse2`](super::sse2) over four entries at a time, for 256 bytes
+//! The loops of [`sse2`](super::sse2) over four entries at a time, for 128 bytes
 //! and more. A first pair may have to go by itself, so that the rest is aligned
 //! to 32 bytes. The CPU has AVX2: see [`cpu`](super::cpu).
 

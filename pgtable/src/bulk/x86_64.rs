@@ -28,7 +28,7 @@ macro_rules! widest {
     ($lanes:expr, $pairs:expr, $name:ident($($argument:expr),*)) => {{
         // From so many bytes on the wider loops are worth their set-up.
         #[cfg(feature = "avx2")]
-        const FOUR_FROM_BYTES: usize = 256;
+        const FOUR_FROM_BYTES: usize = 128;
         let (lanes, pairs): (Lanes, Pairs) = ($lanes, $pairs);
         #[cfg(feature = "avx2")]
         if lanes.four && pairs.bytes >= FOUR_FROM_BYTES {
