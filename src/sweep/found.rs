@@ -37,6 +37,8 @@ pub struct SweepReport {
 pub struct Setting {
     /// Version of dmabench.
     pub version: String,
+    /// Whether it was built with optimisation.
+    pub optimised: bool,
     /// Seed of every random choice.
     pub seed: u64,
     /// Requests timed for each point, at least.

@@ -269,6 +269,7 @@ fn read(file: &Path, now: &Setting) -> Result<SweepReport, SweepError> {
     let differs = [
         ("schema_version", earlier.schema_version != SCHEMA_VERSION),
         ("version of dmabench", then.version != now.version),
+        ("build profile", then.optimised != now.optimised),
         ("--seed", then.seed != now.seed),
         ("--requests", then.requests_min != now.requests_min),
         (
@@ -295,6 +296,7 @@ fn read(file: &Path, now: &Setting) -> Result<SweepReport, SweepError> {
 fn setting(args: &SweepArgs, plan: &Plan, options: &RunOptions, workloads: &[Workload]) -> Setting {
     Setting {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        optimised: !cfg!(debug_assertions),
         seed: options.seed,
         requests_min: plan.requests_min,
         profile: plan.profile.name.clone(),

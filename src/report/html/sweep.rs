@@ -92,30 +92,35 @@ fn queue_figures(index: usize, points: &[&QueuePoint]) -> Result<Vec<Figure>, Re
             modes.push(&point.mode);
         }
     }
-    let plots: [(&str, &str, &str, Value<QueuePoint>); 4] = [
+    // On a logarithmic axis values are times.
+    let plots: [(&str, &str, &str, bool, Value<QueuePoint>); 4] = [
         (
             "window",
             "Longest stale window by queue size, a line per timeout. Counted on the virtual clock.",
-            "longest stale window, ms",
-            |point| point.stale_window_max_ns.unwrap_or(0) as f64 / 1e6,
+            "longest stale window",
+            true,
+            |point| point.stale_window_max_ns.unwrap_or(0) as f64,
         ),
         (
             "held",
             "I/O pages held, mapped or waiting for their flush. Counted.",
             "I/O pages held, most",
+            false,
             |point| point.iova_pages_held_max as f64,
         ),
         (
             "cost",
             "CPU time of map and unmap (measured) and hardware time of the commands, those of the \
              timer included (modelled).",
-            "ns per request",
+            "time per request",
+            true,
             |point| point.cpu_ns_per_request + point.modelled_ns_per_request,
         ),
         (
             "throughput",
             "Throughput of the device with both. Modelled.",
             "MB/s, modelled",
+            false,
             |point| point.modelled_mb_per_s,
         ),
     ];
@@ -126,12 +131,13 @@ fn queue_figures(index: usize, points: &[&QueuePoint]) -> Result<Vec<Figure>, Re
         timeouts.sort_unstable();
         timeouts.dedup();
         let ink = |at: usize| INKS[at.min(INKS.len() - 1)];
-        for (name, caption, y_axis, value) in plots {
+        let axis = Axis::of(of_mode.iter().filter_map(|point| point.entries));
+        for (name, caption, y_axis, y_log, value) in plots {
             let line = |(at, &timeout): (usize, &u64)| Line {
                 ink: ink(at),
                 points: (of_mode.iter())
                     .filter(|point| point.timeout_ms == Some(timeout))
-                    .filter_map(|point| Some((log2(point.entries?), value(point))))
+                    .filter_map(|point| Some((axis.place(point.entries?), value(point))))
                     .collect(),
             };
             let keys = (timeouts.iter().enumerate()).map(|(at, ms)| (ink(at), format!("{ms} ms")));
@@ -143,8 +149,8 @@ fn queue_figures(index: usize, points: &[&QueuePoint]) -> Result<Vec<Figure>, Re
                     label: caption,
                     x_axis: "entries of the queue",
                     y_axis,
-                    y_log: name != "throughput",
-                    x_ticks: ticks(of_mode.iter().filter_map(|p| p.entries)),
+                    y_log,
+                    x_ticks: axis.ticks(count),
                     lines: timeouts.iter().enumerate().map(line).collect(),
                 })?,
             });
@@ -167,7 +173,7 @@ fn size_figures(points: &[SizePoint]) -> Result<Vec<Figure>, ReportError> {
         (
             "cpu",
             "CPU time of map and unmap by request size. Measured.",
-            "ns of CPU per request",
+            "CPU time per request",
             true,
             |point| point.cpu_ns_per_request,
         ),
@@ -187,6 +193,7 @@ fn size_figures(points: &[SizePoint]) -> Result<Vec<Figure>, ReportError> {
             |point| point.index_searches_wide_per_request,
         ),
     ];
+    let axis = Axis::of(points.iter().map(|point| point.bytes));
     let mut figures = Vec::new();
     for (name, caption, y_axis, y_log, value) in plots {
         figures.push(Figure {
@@ -198,15 +205,13 @@ fn size_figures(points: &[SizePoint]) -> Result<Vec<Figure>, ReportError> {
                 x_axis: "bytes of a request",
                 y_axis,
                 y_log,
-                x_ticks: (ticks(points.iter().map(|p| p.bytes)).into_iter())
-                    .map(|(at, _)| (at, bytes(2_f64.powf(at).round() as u64)))
-                    .collect(),
+                x_ticks: axis.ticks(bytes),
                 lines: (modes.iter())
                     .map(|&mode| Line {
                         ink: Ink::of_mode(mode),
                         points: (points.iter())
                             .filter(|point| point.mode == mode)
-                            .map(|point| (log2(point.bytes), value(point)))
+                            .map(|point| (axis.place(point.bytes), value(point)))
                             .collect(),
                     })
                     .collect(),
@@ -216,20 +221,36 @@ fn size_figures(points: &[SizePoint]) -> Result<Vec<Figure>, ReportError> {
     Ok(figures)
 }
 
-fn log2(value: u64) -> f64 {
-    (value.max(1) as f64).log2()
+/// A horizontal axis of base-2 logarithms that begins at the least value.
+struct Axis {
+    low: u64,
+    high: u64,
 }
 
-/// Up to five powers of two among the values' range, on an axis of base-2
-/// logarithms.
-fn ticks(values: impl Iterator<Item = u64>) -> Vec<(f64, String)> {
-    let (low, high) = values.fold((u64::MAX, 1), |(low, high), v| (low.min(v), high.max(v)));
-    let (low, high) = (low.min(high).max(1).ilog2(), high.ilog2());
-    let step = (high - low).div_ceil(4).max(1);
-    (low..=high)
-        .step_by(step as usize)
-        .map(|lg2| (f64::from(lg2), count(1 << lg2)))
-        .collect()
+impl Axis {
+    fn of(values: impl Iterator<Item = u64>) -> Self {
+        let (low, high) = values.fold((u64::MAX, 1), |(low, high), value| {
+            (low.min(value), high.max(value))
+        });
+        let low = low.clamp(1, high);
+        Axis { low, high }
+    }
+
+    fn place(&self, value: u64) -> f64 {
+        (value.max(1) as f64 / self.low as f64).log2()
+    }
+
+    /// Up to five powers of two and their names.
+    fn ticks(&self, name: fn(u64) -> String) -> Vec<(f64, String)> {
+        let (first, last) = (self.low.ilog2(), self.high.ilog2());
+        let step = (last - first).div_ceil(4).max(1);
+        (first..=last)
+            .step_by(step as usize)
+            .map(|lg2| 1 << lg2)
+            .filter(|tick| *tick >= self.low)
+            .map(|tick| (self.place(tick), name(tick)))
+            .collect()
+    }
 }
 
 const NONE: &str = "none";
@@ -304,14 +325,20 @@ mod tests {
 
     #[test]
     fn ticks_are_powers_of_two() {
-        let at = |values: &[u64]| -> Vec<String> {
-            (ticks(values.iter().copied()).into_iter())
-                .map(|(_, name)| name)
-                .collect()
+        let names = |values: &[u64]| -> Vec<String> {
+            let axis = Axis::of(values.iter().copied());
+            let ticks = axis.ticks(count);
+            assert!(ticks.iter().all(|(place, _)| *place >= 0.0));
+            ticks.into_iter().map(|(_, name)| name).collect()
         };
-        assert_eq!(at(&[16, 64, 4096]), ["16", "64", "256", "1,024", "4,096"]);
-        assert_eq!(at(&[256]), ["256"]);
-        assert!(at(&[1, 1 << 40]).len() <= 5);
-        assert!(!at(&[]).is_empty());
+        assert_eq!(
+            names(&[16, 64, 4096]),
+            ["16", "64", "256", "1,024", "4,096"]
+        );
+        assert_eq!(names(&[256]), ["256"]);
+        assert_eq!(names(&[3, 9]), ["4", "8"]);
+        assert!(names(&[1, 1 << 40]).len() <= 5);
+        assert_eq!(names(&[]), ["1"]);
+        assert_eq!(Axis::of([16, 64].into_iter()).place(64), 2.0);
     }
 }
