@@ -191,6 +191,24 @@ fn the_interval_log_holds_every_call() {
 }
 
 #[test]
+fn ctrl_c_ends_the_run_and_prints_what_was_done() {
+    let running = Command::new(env!("CARGO_BIN_EXE_dmabench"))
+        .args(["map", "-s", "60", "--modes", "strict,lazy"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    let pid = rustix::process::Pid::from_raw(running.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = running.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("dma mapping benchmark(SINGLE_MODE): threads:1 seconds:60 "));
+    assert!(text.contains("note: Interrupted"), "{text}");
+    assert!(!text.contains("mode lazy"), "{text}");
+}
+
+#[test]
 fn options_that_contradict_each_other_are_usage_errors() {
     for line in [
         "-t 2 --pairs 2",
