@@ -69,7 +69,7 @@ pub fn table(report: &Report) -> String {
             column(&|r| short(r.unmap_ns.p99)),
             Cell::new(&rule),
             column(&|r| number(commands_per_request(r))),
-            column(&|r| r.stale_device_accesses.map_or(NONE.to_owned(), count)),
+            column(&|r| r.stale_device_accesses.map_or(NONE.to_owned(), short_count)),
             column(&|r| {
                 r.stale_window_max_ns
                     .map_or(NONE.to_owned(), |ns| time(ns as f64))
@@ -219,6 +219,16 @@ pub(super) fn fold(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
+/// A count that fits into its column: a digit on a line of its own would be read
+/// as the next row's.
+fn short_count(value: u64) -> String {
+    match value {
+        0..1_000_000 => count(value),
+        1_000_000..1_000_000_000 => format!("{:.2} M", value as f64 / 1e6),
+        _ => format!("{:.2} G", value as f64 / 1e9),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,6 +251,7 @@ mod tests {
             result.stale_window_max_ns = Some(9_999_000);
             result.sync_commands = 1e9;
         }
+        assert!(table(&report).contains(" 12.35 M "), "not cut in two");
         for line in table(&report).lines() {
             assert!(
                 line.chars().count() <= 100,
