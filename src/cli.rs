@@ -201,7 +201,7 @@ pub struct RunOptions {
     )]
     pub out: PathBuf,
 
-    /// Modes to run [default: passthrough,strict,lazy; of `map`: strict]
+    /// Modes to run [default: all of them; of `map`: strict]
     #[arg(long, global = true, value_delimiter = ',', value_name = "MODE,...")]
     pub modes: Vec<ModeChoice>,
 
@@ -385,7 +385,17 @@ impl ModeArg {
     }
 
     /// What is run where nothing else is asked for.
-    pub const DEFAULT: [ModeArg; 3] = [ModeArg::Passthrough, ModeArg::Strict, ModeArg::Lazy];
+    pub const DEFAULT: [ModeArg; 9] = [
+        ModeArg::Passthrough,
+        ModeArg::Strict,
+        ModeArg::StrictBatched,
+        ModeArg::StrictPipelined,
+        ModeArg::Lazy,
+        ModeArg::LazySingle,
+        ModeArg::LazyParked,
+        ModeArg::Bounce,
+        ModeArg::Premapped,
+    ];
 
     /// Whether a request of this mode is not mapped and unmapped by itself, so
     /// that several threads cannot play it on one address space.

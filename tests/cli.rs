@@ -245,7 +245,7 @@ fn a_users_trace_is_replayed_plain_and_packed() {
     assert!(output.status.success(), "{output:?}");
     let report = json(&bench.out());
     let results = report["results"].as_array().unwrap();
-    assert_eq!(results.len(), 6, "two traces in three modes");
+    assert_eq!(results.len(), 18, "two traces in nine modes");
     for result in results {
         assert_eq!(result["requests"], 128);
         assert_eq!(result["passes"], 3);
@@ -593,18 +593,24 @@ fn an_interrupted_run_writes_what_it_has() {
 #[test]
 fn an_interrupted_million_is_reported_as_far_as_it_came() {
     let bench = Bench::new();
-    let mut command = bench.command();
-    command.args(["--workload", "mobile-mix", "--length", "1000000"]);
-    command.args(["--modes", "passthrough,strict,lazy"]);
-    command
-        .stderr(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null());
-    let mut child = command.spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_secs(4));
-    assert!(child.try_wait().unwrap().is_none(), "it takes longer");
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    // A busy machine may need longer before there is anything to report.
+    for seconds in [4, 10, 30] {
+        let mut command = bench.command();
+        command.args(["--workload", "mobile-mix", "--length", "1000000"]);
+        command.args(["--modes", "passthrough,strict,lazy"]);
+        command
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(seconds));
+        assert!(child.try_wait().unwrap().is_none(), "it takes longer");
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        if bench.out().join("report.json").exists() {
+            break;
+        }
+    }
 
     let report = json(&bench.out());
     let notes = report["notes"].to_string();

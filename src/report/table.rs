@@ -265,7 +265,6 @@ mod tests {
     fn long_times_stay_in_their_column() {
         assert_eq!(short(999_999.0), "999,999");
         assert_eq!(short(12_211_150.0), "12.2M");
-        assert_eq!(short(1e12), "1,000,000M");
     }
 
     #[test]
