@@ -7,4 +7,4 @@ cd "$(dirname "$0")/.."
 command=$(sed -n 's/^\(cargo test .*\)$/\1/p' README.md | head -n 1)
 [ -n "$command" ] || { echo "README.md names no 'cargo test' command"; exit 1; }
 echo "+ $command"
-$command
+$command --no-fail-fast

@@ -384,8 +384,8 @@ impl ModeArg {
         }
     }
 
-    /// What is run where nothing else is asked for.
-    pub const DEFAULT: [ModeArg; 9] = [
+    /// Every mode, in the order of reports: what is run where nothing else is asked for.
+    pub const ALL: [ModeArg; 9] = [
         ModeArg::Passthrough,
         ModeArg::Strict,
         ModeArg::StrictBatched,
@@ -429,7 +429,7 @@ impl std::fmt::Display for ModeArg {
 impl RunOptions {
     /// The modes asked for, each once, cheapest safety first.
     pub fn modes(&self) -> Vec<ModeArg> {
-        self.modes_or(&ModeArg::DEFAULT)
+        self.modes_or(&ModeArg::ALL)
     }
 
     /// As [`modes`](Self::modes), where a command has another default.
@@ -507,7 +507,7 @@ mod tests {
             modes.modes_or(&[ModeArg::Passthrough]),
             [ModeArg::Strict, ModeArg::Lazy]
         );
-        assert_eq!(before.options.modes(), ModeArg::DEFAULT);
+        assert_eq!(before.options.modes(), ModeArg::ALL);
         assert_eq!(
             before.options.modes_or(&[ModeArg::Strict]),
             [ModeArg::Strict]

@@ -37,7 +37,7 @@ impl Default for Plan {
     /// Every mode; Linux's queue of 256 entries and 10 ms.
     fn default() -> Self {
         Plan {
-            modes: ModeArg::DEFAULT.to_vec(),
+            modes: ModeArg::ALL.to_vec(),
             requests_min: crate::cli::REQUESTS_DEFAULT,
             flush_queue_entries: 256,
             flush_timeout_ns: 10_000_000,

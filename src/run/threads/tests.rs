@@ -47,7 +47,10 @@ fn run(what: &Play<'_>, mode: ModeArg) -> Result<Played, RunError> {
 #[test]
 fn a_run_by_count_counts_every_request_once() {
     let stream = small();
-    for mode in ModeArg::DEFAULT {
+    for mode in ModeArg::ALL
+        .into_iter()
+        .filter(|mode| !mode.one_thread_only())
+    {
         for pairs in [None, Some(2)] {
             let mut what = plays(&stream, 3, 500);
             what.pairs = pairs;
