@@ -69,8 +69,8 @@ fn a_run_by_count_counts_every_request_once() {
             assert_eq!((maps, unmaps), (1500, 1500), "{mode} {pairs:?}");
             match mode {
                 ModeArg::Strict => assert_eq!(played.counts.syncs, 1500),
-                ModeArg::Lazy => assert!(played.counts.flush_alls < 150),
-                _ => assert_eq!(played.counts.syncs, 0),
+                ModeArg::Passthrough => assert_eq!(played.counts.syncs, 0),
+                _ => assert!(played.counts.syncs < 150, "{mode}: {:?}", played.counts),
             }
         }
     }
