@@ -71,6 +71,16 @@ impl RequestTime {
         }
     }
 
+    /// What the processor spends on the IOMMU with nothing else under way: issuing commands, and
+    /// the wait for them but for what passes beside the next transfer.
+    pub fn waited_ns(&self, waits: Waits) -> f64 {
+        self.issue_ns
+            + match waits {
+                Waits::Never | Waits::BeforeNext => self.iommu_ns,
+                Waits::BesideNext => (self.iommu_ns - self.device_ns).max(0.0),
+            }
+    }
+
     /// Time between two completions, with `depth` requests on their way.
     pub fn interval_ns(&self, waits: Waits, depth: u32) -> f64 {
         let depth = f64::from(depth.max(1));
@@ -275,5 +285,21 @@ mod tests {
             let beside = fast.interval_ns(Waits::BesideNext, depth);
             prop_assert!(beside <= fast.interval_ns(Waits::BeforeNext, depth));
         }
+    }
+
+    #[test]
+    fn only_what_outlasts_the_next_transfer_is_waited_for() {
+        let request = RequestTime {
+            issue_ns: 10.0,
+            iommu_ns: 900.0,
+            ..DD
+        };
+        assert_eq!(request.waited_ns(Waits::BeforeNext), 910.0);
+        assert_eq!(request.waited_ns(Waits::BesideNext), 10.0);
+        let short = RequestTime {
+            device_ns: 300.0,
+            ..request
+        };
+        assert_eq!(short.waited_ns(Waits::BesideNext), 610.0);
     }
 }

@@ -170,6 +170,7 @@ pub(super) fn result(workload: &str, mode: &str, cpu_ns: f64, commands: f64) -> 
         iova_pages_held_max: if lazy { 4_224 } else { 64 },
         page_table_bytes: 16_384,
         modelled_ns_per_request: commands * 900.0,
+        modelled_wait_ns_per_request: None,
         modelled_mb_per_s: Some(131.072e6 / (500_000.0 + cpu_ns + commands * 900.0)),
         model: "example-smmu".to_owned(),
         map_curve: curve(1.0),

@@ -281,6 +281,11 @@ pub struct RunResult {
     /// Nanoseconds of hardware time per request that the profile gives for the counted commands.
     /// Does not contain `cpu_ns_per_request`. Modelled.
     pub modelled_ns_per_request: f64,
+    /// What of `modelled_ns_per_request` the processor waits for with nothing else under way: in
+    /// strict-pipelined mode the rest passes beside the next transfer. Null in files of versions
+    /// that did not have it. Modelled.
+    #[serde(default)]
+    pub modelled_wait_ns_per_request: Option<f64>,
     /// Throughput in 10^6 bytes per second that follows from `cpu_ns_per_request` on the profile's
     /// machine, `modelled_ns_per_request`, the service device, and what of it the mode lets overlap
     /// with a transfer. Null in files of versions that did not have it. Modelled.
@@ -433,6 +438,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("results[].iova_pages_held_max", Kind::Counted),
     ("results[].page_table_bytes", Kind::Counted),
     ("results[].modelled_ns_per_request", Kind::Modelled),
+    ("results[].modelled_wait_ns_per_request", Kind::Modelled),
     ("results[].modelled_mb_per_s", Kind::Modelled),
     ("results[].map_curve", Kind::Measured),
     ("results[].unmap_curve", Kind::Measured),

@@ -3,7 +3,7 @@
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, LineStyle, Table, TableStyle, Width};
 
 use super::units::{count, number, plural, time};
-use super::verdict::whole_ns;
+use super::verdict::{wait_ns, whole_ns};
 use super::{Report, RunResult};
 
 /// Width of the column of workload names.
@@ -75,7 +75,7 @@ pub fn table(report: &Report) -> String {
                     .map_or(NONE.to_owned(), |ns| time(ns as f64))
             }),
             Cell::new(&rule),
-            column(&|r| short(r.modelled_ns_per_request)),
+            column(&|r| short(wait_ns(r))),
             column(&|r| r.modelled_mb_per_s.map_or(NONE.to_owned(), number)),
             column(&|r| lazy.map_or(NONE.to_owned(), |lazy| number(whole_ns(r) / whole_ns(lazy)))),
         ]);

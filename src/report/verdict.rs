@@ -65,16 +65,8 @@ pub fn summary(report: &Report) -> Option<String> {
                 .map(|(strict, lazy)| over(strict.cpu_ns_per_request, lazy.cpu_ns_per_request)),
             signed_percent
         ),
-        range(
-            pairs
-                .iter()
-                .map(|(strict, _)| strict.modelled_ns_per_request),
-            time
-        ),
-        range(
-            pairs.iter().map(|(_, lazy)| lazy.modelled_ns_per_request),
-            time
-        ),
+        range(pairs.iter().map(|(strict, _)| wait_ns(strict)), time),
+        range(pairs.iter().map(|(_, lazy)| wait_ns(lazy)), time),
         one.model,
         match lazy_exposed {
             0 => "none".to_owned(),
@@ -228,10 +220,16 @@ pub(super) fn over(one: f64, base: f64) -> f64 {
     one / base - 1.0
 }
 
+/// Nanoseconds of a request in which the processor waits for the hardware and nothing else goes on.
+/// Modelled.
+pub(super) fn wait_ns(result: &RunResult) -> f64 {
+    (result.modelled_wait_ns_per_request).unwrap_or(result.modelled_ns_per_request)
+}
+
 /// Nanoseconds of a request with our own code (measured) and the wait for the hardware
 /// (modelled): a sum of two kinds, so whoever shows it says so.
 pub(super) fn whole_ns(result: &RunResult) -> f64 {
-    result.cpu_ns_per_request + result.modelled_ns_per_request
+    result.cpu_ns_per_request + wait_ns(result)
 }
 
 /// What strict costs, as the first half of a sentence.
@@ -250,8 +248,8 @@ fn cost(strict: &RunResult, lazy: &RunResult) -> String {
         "strict takes {} as long as lazy per request ({measured} measured, {} instead of {} of \
          waiting for the hardware modelled)",
         times(whole_ns(strict) / whole_ns(lazy)),
-        time(strict.modelled_ns_per_request),
-        time(lazy.modelled_ns_per_request),
+        time(wait_ns(strict)),
+        time(wait_ns(lazy)),
     )
 }
 
@@ -324,8 +322,8 @@ fn cost_over_passthrough(one: &RunResult, free: &RunResult) -> String {
         time(whole_ns(free)),
         time(one.cpu_ns_per_request),
         time(free.cpu_ns_per_request),
-        time(one.modelled_ns_per_request),
-        time(free.modelled_ns_per_request),
+        time(wait_ns(one)),
+        time(wait_ns(free)),
         one.model
     )
 }

@@ -277,6 +277,7 @@ fn result(
         iova_pages_held_max: exposed.iova_pages_held_max,
         page_table_bytes: exposed.page_table_bytes,
         modelled_ns_per_request: per_request(plan.profile.hardware_ns(counts)),
+        modelled_wait_ns_per_request: Some(request_time.waited_ns(model::waits(mode))),
         modelled_mb_per_s: Some(model::modelled_mb_per_s(
             &request_time,
             model::waits(mode),

@@ -6,6 +6,7 @@ use super::{escape, put};
 use crate::report::RunResult;
 use crate::report::table::commands_per_request;
 use crate::report::units::{bytes, count, number, time};
+use crate::report::verdict::wait_ns;
 
 /// Stands where a figure does not exist in a mode.
 const NONE: &str = "none";
@@ -59,6 +60,7 @@ const COUNTED: &[Row] = &[
 
 const MODELLED: &[Row] = &[
     ("hardware per request", |r| time(r.modelled_ns_per_request)),
+    ("of it waited for", |r| time(wait_ns(r))),
     ("MB/s on the device below", |r| {
         r.modelled_mb_per_s.map_or(NONE.to_owned(), number)
     }),

@@ -2,7 +2,7 @@
 
 use crate::report::plot::{Bar, Bars, Ink, Line, Lines, Point, Points, Svg, bars, lines, points};
 use crate::report::units::number;
-use crate::report::verdict::whole_ns;
+use crate::report::verdict::{wait_ns, whole_ns};
 use crate::report::{CurvePoint, Report, ReportError, RunResult};
 
 /// A plot with its caption.
@@ -88,7 +88,7 @@ pub(super) fn overview(report: &Report) -> Result<Vec<Figure>, ReportError> {
                 label: "Modelled hardware time per request by mode",
                 axis: "ns of hardware per request, modelled",
                 log: false,
-                bars: bars_of(|result| result.modelled_ns_per_request),
+                bars: bars_of(wait_ns),
             })?,
         },
         Figure {
@@ -229,7 +229,7 @@ pub(super) fn of_workload(
                         figure: number(whole_ns(result)),
                         parts: vec![
                             (result.cpu_ns_per_request, Ink::of_mode(&result.mode)),
-                            (result.modelled_ns_per_request, Ink::Other),
+                            (wait_ns(result), Ink::Other),
                         ],
                         spread: None,
                     })
