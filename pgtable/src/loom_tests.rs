@@ -340,6 +340,8 @@ impl Format for Blocky {
     const OA_LINEAR_LG2: u32 = 64;
     const LAST_LEVEL_TYPE: u64 = 3;
     const GRANULE: Granule = Granule::K4;
+    const TABLE_ADDRESS: u64 = Tiny::TABLE_ADDRESS;
+    const ADDRESS_IN_PLACE: bool = Tiny::ADDRESS_IN_PLACE;
     const QUIRKS: Quirks = Quirks::NONE;
     const LPA2: bool = false;
 
@@ -370,7 +372,7 @@ impl Format for Blocky {
 /// bug of the callers: the page must not be lost.
 fn split_against_remap() {
     const BLOCK: u64 = 4 * PAGE;
-    let slots = Arc::new(Slots::new(3, Fences::Symmetric).unwrap());
+    let slots = StdArc::new(Slots::new(3, Fences::Symmetric).unwrap());
     let config = TableConfig::new(25, 48).with_spare_tables(0);
     let table = PageTable::<Blocky, _>::new(config, HeapTables, slots.clone()).unwrap();
     let table = Arc::new(table);
