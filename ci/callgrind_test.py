@@ -20,11 +20,15 @@ class Gate(unittest.TestCase):
         return shut, "\n".join(text)
 
     def test_growth_of_three_percent_is_the_limit(self):
-        self.assertFalse(self.shut({"a": 1000}, {"a": 1030})[0])
-        shut, text = self.shut({"a": 1000, "b": 5}, {"a": 1031, "b": 5})
+        self.assertFalse(self.shut({"a": 100000}, {"a": 103000})[0])
+        shut, text = self.shut({"a": 100000, "b": 5}, {"a": 103100, "b": 5})
         self.assertTrue(shut)
         self.assertIn("+3.10%", text)
-        self.assertFalse(self.shut({"a": 1000}, {"a": 10})[0])
+        self.assertFalse(self.shut({"a": 100000}, {"a": 10})[0])
+
+    def test_the_smallest_benches_may_grow_by_what_the_heap_moves_them(self):
+        self.assertFalse(self.shut({"a": 1000}, {"a": 1300})[0])
+        self.assertTrue(self.shut({"a": 1000}, {"a": 1301})[0])
 
     def test_a_bench_that_is_gone_shuts_the_gate_and_a_new_one_does_not(self):
         self.assertTrue(self.shut({"a": 1, "b": 1}, {"a": 1})[0])
