@@ -69,6 +69,7 @@ pub mod policy;
 pub mod premapped;
 mod queues;
 mod reclaim;
+mod stats;
 mod switch;
 mod sync;
 mod unmap;
@@ -79,7 +80,7 @@ pub use caches::{CacheOps, NoCacheOps};
 pub use coherent::{Coherent, CoherentError, OutsideBlock};
 pub use config::{ContextError, DomainConfig, DomainError, Mode};
 pub use device::{Device, DeviceError, Direction, DmaSegment, Segment};
-pub use domain::{DefaultSource, Domain, DomainStats};
+pub use domain::{DefaultSource, Domain};
 pub use error::{
     CloseError, CloseReason, FlushError, MapError, SwitchError, Unfinished, UnmapError,
 };
@@ -88,5 +89,6 @@ pub use link::{LinkAllError, LinkError, Linking, NotLinked};
 pub use mapping::Mapping;
 pub use parked::{Parcel, ParkError, Parkable};
 pub use pipeline::Pending;
+pub use stats::DomainStats;
 pub use sync::{ListMapping, SyncError};
 pub use window::Window;
