@@ -51,7 +51,8 @@ pub struct Registers {
     pub tsz: u8,
     /// `IPS`, `PS`: code of the output size.
     pub output_size: u8,
-    /// `SHx` of table walks.
+    /// `SHx` of table walks; with [`ds`](Self::ds) of all cacheable memory too,
+    /// since descriptors then have no shareability (Arm DDI 0487 D8.6, R_HTSGQ).
     pub sh: Shareability,
     /// `IRGNx` of table walks.
     pub irgn: Cacheability,
@@ -126,7 +127,8 @@ impl Registers {
     }
 
     /// `SL0` (low two bits) and `SL2` (bit 2) of stage 2: the start level in
-    /// the code of its granule. Level -1 of 4K is 0b100.
+    /// the code of its granule (Arm DDI 0487 D8.2.8 to D8.2.10, "determining stage
+    /// 2 initial lookup level"). Level -1 of 4K is 0b100; `SL2` is 0 otherwise.
     pub const fn sl(&self) -> u8 {
         let start = self.start.get();
         match (self.granule, start) {

@@ -249,6 +249,8 @@ impl<S: StageKind, G: GranuleKind, A: AddressKind> Format for Lpae<S, G, A> {
         }
     }
 
+    // D8.2.8 to D8.2.10, the tables of block descriptor properties: 512 GiB and
+    // 64 GiB with `DS`, 4 TiB with FEAT_LPA, which an output size of 52 bits implies.
     fn block_legal(level: Level, oas: u32) -> bool {
         match (G::GRANULE, level.get()) {
             (Granule::K4, 1 | 2) | (Granule::K16 | Granule::K64, 2) => true,
@@ -258,6 +260,7 @@ impl<S: StageKind, G: GranuleKind, A: AddressKind> Format for Lpae<S, G, A> {
         }
     }
 
+    // R_CBXXM; R_HMQXG: the bit is RES0 in the blocks of 512 GiB, 64 GiB and 4 TiB.
     #[inline(always)]
     fn contiguous_lg2(level: Level) -> u32 {
         match (S::HAS_CONTIGUOUS, G::GRANULE, level.get()) {
