@@ -359,25 +359,27 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     }
 
     fn unlink_in(&self, slot: &mut SlotGuard<'_>, linking: &mut Linking) -> Result<(), LinkError> {
-        let mut gather = match (&linking.range, linking.cleared.take()) {
-            (_, Some(gather)) => gather,
-            (Some(range), None) if linking.linked_bytes != 0 => {
-                let mask = F::GRANULE.mask();
-                let bytes = (linking.offset + linking.linked_bytes + mask) & !mask;
-                let mut gather = Gather::holding(F::GRANULE, None);
-                self.tables
-                    .unmap(slot, range.iova(), bytes, &mut gather)
-                    .map_err(LinkError::Unlink)?;
-                linking.linked_bytes = 0;
-                gather
-            }
-            _ => return Ok(()),
-        };
-        // It holds no addresses, so none are released by this.
-        self.invalidate(slot, &mut gather).map_err(|late| {
+        if let (Some(range), None) = (&linking.range, &linking.cleared)
+            && linking.linked_bytes != 0
+        {
+            let mask = F::GRANULE.mask();
+            let bytes = (linking.offset + linking.linked_bytes + mask) & !mask;
+            let mut gather = Gather::holding(F::GRANULE, None);
+            self.tables
+                .unmap(slot, range.iova(), bytes, &mut gather)
+                .map_err(LinkError::Unlink)?;
+            linking.linked_bytes = 0;
             linking.cleared = Some(gather);
-            LinkError::NotInvalidated(late)
-        })
+        }
+        // It stays where it is until the invalidation has completed: a backend
+        // that unwinds leaves it there. It holds no addresses, so none are
+        // released by this.
+        if let Some(gather) = &mut linking.cleared {
+            self.invalidate(slot, gather)
+                .map_err(LinkError::NotInvalidated)?;
+            linking.cleared = None;
+        }
+        Ok(())
     }
 
     /// Takes everything back, pieces and addresses.

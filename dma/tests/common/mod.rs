@@ -41,6 +41,8 @@ pub enum Fault {
     Short,
     /// A broken backend: forgets that walk caches exist.
     LeavesOnly,
+    /// `invalidate` or `invalidate_all` unwinds, having done nothing.
+    Unwind,
 }
 
 #[derive(Clone, Copy)]
@@ -197,6 +199,10 @@ unsafe impl TlbBackend for Hostile {
     ) -> Result<(), BackendError> {
         assert!(!ranges.is_empty(), "called with nothing to do");
         let mut state = self.0.lock().unwrap();
+        if state.fault(&[Fault::Unwind]).is_some() {
+            drop(state);
+            panic!("the backend unwinds");
+        }
         let fault = state.fault(&[Fault::Refuse, Fault::Skip, Fault::Short, Fault::LeavesOnly]);
         if fault == Some(Fault::Refuse) {
             return Err(BackendError::QueueFull);
@@ -222,6 +228,10 @@ unsafe impl TlbBackend for Hostile {
         (): &(),
     ) -> Result<(), BackendError> {
         let mut state = self.0.lock().unwrap();
+        if state.fault(&[Fault::Unwind]).is_some() {
+            drop(state);
+            panic!("the backend unwinds");
+        }
         match state.fault(&[Fault::Refuse, Fault::Skip]) {
             Some(Fault::Refuse) => return Err(BackendError::QueueFull),
             Some(_) => return Ok(()),

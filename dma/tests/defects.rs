@@ -1,0 +1,149 @@
+//! Defects that a review found, each by its reproducer: backends and owners that
+//! unwind, values that outlive their domain, inputs that wrap.
+
+mod common;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use common::{
+    host::{Caches, Paper},
+    *,
+};
+use dmabench_dma::{
+    bounce::{BounceConfig, BounceDomain, BouncePolicy, BounceSetupReason},
+    *,
+};
+use dmabench_flushq::{BackendError, Late, QueueConfig, Synced, Ticket, TlbBackend, TlbRange};
+use dmabench_pgtable::{
+    self as pgtable, HeapTables,
+    format::{S1K4, S1K64},
+};
+use dmabench_platform::*;
+
+fn segment(phys: u64, len_bytes: u64) -> Segment {
+    Segment {
+        phys: PhysAddr(phys),
+        len_bytes,
+    }
+}
+
+const POOL: Segment = Segment {
+    phys: PhysAddr(0x7000_0000),
+    len_bytes: 64 * PAGE,
+};
+
+type TestBounce = BounceDomain<Hostile, ThreadSlots, S1K4, Quarantine, Paper, Caches>;
+
+fn bounce(policy: BouncePolicy) -> (TestBounce, Paper) {
+    let memory = Paper::default();
+    let config = BounceConfig::new(policy, POOL);
+    let bounce = BounceDomain::new(
+        domain(Mode::Strict),
+        config,
+        memory.clone(),
+        Caches::default(),
+    );
+    (bounce.unwrap(), memory)
+}
+
+/// The tables are cleared, the invalidation unwinds: the addresses must not come
+/// free before one has completed.
+#[test]
+fn a11_an_unlink_that_unwinds_is_not_done() {
+    for begun in [false, true] {
+        let domain = domain(Mode::Strict);
+        let mut linking = domain
+            .link_begin(
+                &Device::new(),
+                PhysAddr(0x10_0000),
+                2 * PAGE,
+                Direction::FromDevice,
+            )
+            .unwrap()
+            .unwrap();
+        let iova = linking.addr();
+        let piece = segment(0x10_0000, 2 * PAGE);
+        domain.link(&mut linking, piece).unwrap();
+        assert!(domain.backend().touch(iova).is_some());
+        if begun {
+            // One that fails the ordinary way first.
+            domain.backend().inject(Fault::Late);
+            let late = domain.unlink(&mut linking);
+            assert!(matches!(late, Err(LinkError::NotInvalidated(_))));
+        }
+        domain.backend().inject(Fault::Unwind);
+        let unwound = catch_unwind(AssertUnwindSafe(|| domain.unlink(&mut linking)));
+        assert!(unwound.is_err());
+        assert!(domain.backend().touch(iova).is_some(), "still cached");
+        assert!(
+            matches!(
+                domain.link(&mut linking, piece),
+                Err(LinkError::NotInvalidated(_))
+            ),
+            "not before the device has lost it"
+        );
+        domain.cancel(linking).unwrap();
+        assert_eq!(domain.backend().touch(iova), None, "A1");
+        let stats = domain.stats();
+        assert_eq!((stats.live_mappings, stats.iova_pages_held), (0, 0));
+        domain.close().unwrap();
+    }
+}
+
+/// A segment that begins at the end of the address space and goes on at 0 would
+/// What is left to be copied out is not forgotten by a close, which would give
+/// What a domain that failed to become strict has left in its queue is reachable:
+/// Notes the granules it is told.
+#[derive(Clone, Default)]
+struct Granules(Arc<AtomicU64>);
+
+// SAFETY: there is no hardware, and nothing cached.
+unsafe impl TlbBackend for Granules {
+    type Context = ();
+
+    fn invalidate(
+        &self,
+        _: Option<&mut SlotGuard<'_>>,
+        (): &(),
+        ranges: &[TlbRange],
+    ) -> Result<(), BackendError> {
+        for range in ranges {
+            self.0.fetch_or(range.granule.bytes(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn invalidate_all(&self, _: Option<&mut SlotGuard<'_>>, (): &()) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn sync_begin(&self, _: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {
+        Ok(Ticket(0))
+    }
+
+    fn sync_wait(
+        &self,
+        _: Option<&mut SlotGuard<'_>>,
+        ticket: Ticket,
+        _: Timeout,
+    ) -> Result<Synced, Late> {
+        // SAFETY: nothing is ever outstanding.
+        Ok(unsafe { Synced::new(ticket) })
+    }
+}
+
+fn large_granules(slots: &Arc<Slots>) -> Domain<Granules, ThreadSlots, S1K64, HeapTables> {
+    let config = DomainConfig::new(Mode::StrictBatched);
+    let backend = Granules::default();
+    Domain::with_parts(config, slots.clone(), ThreadSlots, HeapTables, backend, ()).unwrap()
+}
+
+/// A batch or a window that outlives its domain is nobody's, even if another
+/// domain has taken the first one's place: its invalidations would name the
+/// The hooks of a cache are for memory: what cannot be mapped does not reach
