@@ -97,6 +97,35 @@ fn a11_an_unlink_that_unwinds_is_not_done() {
 }
 
 /// A segment that begins at the end of the address space and goes on at 0 would
+/// show the device memory that nobody named.
+#[test]
+fn a7_a_bounced_segment_does_not_wrap() {
+    for policy in [BouncePolicy::Partial, BouncePolicy::Everything] {
+        let (bounce, memory) = bounce(policy);
+        memory.write(0, b"firmware");
+        for buffer in [
+            segment(u64::MAX - 0xff, 0x2100),
+            segment(u64::MAX - 0xfff, 0x3000),
+            segment(u64::MAX, 2),
+        ] {
+            for direction in [Direction::FromDevice, Direction::ToDevice] {
+                let list = [segment(0x9000, 0x1000), buffer];
+                let mut out = [DmaSegment::EMPTY; 2];
+                let mapped = bounce.map_sg(&Device::new(), list, &mut out, direction);
+                let refused =
+                    bounce::BounceError::Map(MapError::Tables(pgtable::MapError::PhysRange {
+                        paddr: buffer.phys,
+                        len_bytes: buffer.len_bytes,
+                    }));
+                assert_eq!(mapped.map(|_| ()).unwrap_err(), refused);
+            }
+        }
+        let stats = bounce.stats();
+        assert_eq!((stats.domain.live_mappings, stats.pool_bytes_held), (0, 0));
+        bounce.close().unwrap();
+    }
+}
+
 /// What is left to be copied out is not forgotten by a close, which would give
 /// What a domain that failed to become strict has left in its queue is reachable:
 /// Notes the granules it is told.

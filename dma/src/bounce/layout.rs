@@ -1,5 +1,6 @@
 //! Which bytes of a list go through slots, and where they lie in them.
 
+use dmabench_pgtable as pgtable;
 use dmabench_platform::{Granule, PhysAddr};
 
 use super::BouncePolicy;
@@ -58,6 +59,14 @@ pub(super) fn layout(
     let mut bounced = 0;
     for placed in all.by_ref() {
         let (segment, _) = placed?;
+        // Elsewhere the tables see to it. Here a segment is split, and what of
+        // it lies behind the end of 64 bits would be memory that nobody named.
+        if segment.phys.last_byte(segment.len_bytes).is_none() {
+            return Err(MapError::Tables(pgtable::MapError::PhysRange {
+                paddr: segment.phys,
+                len_bytes: segment.len_bytes,
+            }));
+        }
         // Below 2^62 in all, as the range is.
         len_bytes += segment.len_bytes;
         bounced += split(segment, granule)
