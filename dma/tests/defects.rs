@@ -127,6 +127,43 @@ fn a7_a_bounced_segment_does_not_wrap() {
 }
 
 /// What is left to be copied out is not forgotten by a close, which would give
+/// the pool back under it.
+#[test]
+fn bad_input_67_close_with_data_left_in_a_slot() {
+    let (bounce, memory) = bounce(BouncePolicy::Partial);
+    let buffer = segment(0x10_0200, 0x100);
+    let mapping = bounce
+        .map(&Device::new(), buffer, Direction::FromDevice)
+        .unwrap();
+    memory.fail_after(Some(0));
+    let kept = bounce.unmap(mapping).unwrap_err();
+    assert!(matches!(kept.reason, NotUnmappedReason::Memory(_)));
+    assert_eq!(bounce.stats().domain.live_mappings, 1);
+    let open = bounce.close().unwrap_err();
+    assert_eq!(open.reason, CloseReason::Mapped { mappings: 1 });
+    memory.fail_after(None);
+    let kept = open.domain.unmap(kept.mapping);
+    assert_eq!(kept.unwrap(), [buffer]);
+    open.domain.close().unwrap();
+}
+
+/// As above, lost altogether: it is counted.
+#[test]
+fn a_bounced_mapping_that_is_dropped_with_its_slots_is_counted() {
+    let (bounce, memory) = bounce(BouncePolicy::Partial);
+    let mapping = bounce
+        .map(
+            &Device::new(),
+            segment(0x10_0200, 0x100),
+            Direction::FromDevice,
+        )
+        .unwrap();
+    memory.fail_after(Some(0));
+    drop(bounce.unmap(mapping).unwrap_err());
+    let stats = bounce.stats().domain;
+    assert_eq!((stats.live_mappings, stats.leaked_mappings), (1, 1));
+}
+
 /// What a domain that failed to become strict has left in its queue is reachable:
 /// Notes the granules it is told.
 #[derive(Clone, Default)]

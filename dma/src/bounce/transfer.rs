@@ -340,9 +340,29 @@ where
         // see. (Everything: the device keeps the slot, and the copy is made
         // once.)
         self.domain.unmap_held(&mut mapping.token.held, When::Now)?;
-        self.to_caller(mapping, segments, 0, mapping.layout.len_bytes)
-            .map_err(NotUnmappedReason::Memory)?;
-        self.give_back(&mut mapping.token)
+        let copied = self
+            .to_caller(mapping, segments, 0, mapping.layout.len_bytes)
+            .map_err(NotUnmappedReason::Memory);
+        let token = &mut mapping.token;
+        let ended = copied.and_then(|()| self.give_back(token));
+        if ended.is_err() {
+            self.count_slots(token);
+        }
+        ended
+    }
+
+    /// The mapping is gone, and the slots are not: they count instead of it, so
+    /// that the domain, and with it the pool, is not closed under them.
+    #[cold]
+    fn count_slots(&self, token: &mut Token) {
+        if token.counted || token.slots.is_none() {
+            return;
+        }
+        let pin = self.domain.source.pin();
+        if let Ok(slot) = self.domain.slots.enter_pinned(&pin) {
+            self.domain.count_mapped(&slot);
+            token.counted = true;
+        }
     }
 
     /// The CPU reads or writes `len_bytes` bytes from `offset_bytes` of the list
