@@ -165,6 +165,31 @@ fn a_bounced_mapping_that_is_dropped_with_its_slots_is_counted() {
 }
 
 /// What a domain that failed to become strict has left in its queue is reachable:
+/// untrusted devices do not get it.
+#[test]
+fn u1_a_domain_that_is_strict_but_not_flushed_does_not_bounce() {
+    let domain = domain(Mode::lazy());
+    let mapping = domain
+        .map(
+            &Device::new(),
+            segment(0x10_0000, PAGE),
+            Direction::FromDevice,
+        )
+        .unwrap();
+    let pages = touch_all(&domain, &mapping);
+    domain.unmap(mapping).unwrap();
+    domain.backend().inject(Fault::Refuse);
+    assert!(domain.tighten().is_err());
+    assert_eq!(domain.mode(), Mode::Strict);
+    let config = BounceConfig::new(BouncePolicy::Partial, POOL);
+    let refused = BounceDomain::new(domain, config, Paper::default(), NoCacheOps).unwrap_err();
+    assert_eq!(refused.reason, BounceSetupReason::NotStrict);
+    let domain = refused.domain;
+    domain.tighten().unwrap();
+    assert_eq!(stale(&domain, &pages), 0);
+    assert!(BounceDomain::new(domain, config, Paper::default(), NoCacheOps).is_ok());
+}
+
 /// Notes the granules it is told.
 #[derive(Clone, Default)]
 struct Granules(Arc<AtomicU64>);

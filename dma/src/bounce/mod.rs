@@ -180,10 +180,12 @@ where
         domain: &Domain<B, S, F, M>,
         config: &BounceConfig,
     ) -> Result<(Option<Held>, Pool), BounceSetupReason> {
-        if !matches!(
+        let strict = matches!(
             domain.mode(),
             Mode::Strict | Mode::StrictBatched | Mode::StrictPipelined
-        ) {
+        );
+        // What waits for a flush is reachable, whatever the mode is by now.
+        if !strict || domain.queued() != 0 {
             return Err(BounceSetupReason::NotStrict);
         }
         let memory = config.pool;
