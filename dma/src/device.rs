@@ -207,7 +207,7 @@ impl Device {
     /// multiple of the boundary too; if not, it crosses none.
     #[inline]
     pub(crate) const fn crosses_boundary(&self, offset: u64, len_bytes: u64) -> bool {
-        (offset ^ offset.wrapping_add(len_bytes - 1)) & !self.boundary_mask != 0
+        (offset ^ offset.wrapping_add(len_bytes.wrapping_sub(1))) & !self.boundary_mask != 0
     }
 }
 

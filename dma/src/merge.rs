@@ -114,7 +114,9 @@ impl Device {
             if index > 0 {
                 let last = &mut list[kept - 1];
                 let together = last.len_bytes.saturating_add(next.len_bytes);
+                let empty = last.len_bytes == 0 || next.len_bytes == 0;
                 if last.addr.checked_add(last.len_bytes) == Some(next.addr)
+                    && !empty
                     && together <= self.max_segment_bytes
                     && !self.crosses_boundary(last.addr.0, together)
                 {

@@ -190,6 +190,20 @@ fn u1_a_domain_that_is_strict_but_not_flushed_does_not_bounce() {
     assert!(BounceDomain::new(domain, config, Paper::default(), NoCacheOps).is_ok());
 }
 
+/// Lists of nothing are not merged into something, nor do they panic.
+#[test]
+fn bad_input_52_empty_elements_are_merged_with_nothing() {
+    let mut list = [DmaSegment::EMPTY; 3];
+    assert_eq!(Device::new().merge(&mut list), 3);
+    for mode in [Mode::Strict, Mode::Passthrough] {
+        let domain = domain(mode);
+        let segments = [segment(0x1000, 0), segment(0x1000, 0)];
+        let mut out = [DmaSegment::EMPTY; 2];
+        let mapped = domain.map_sg_merged(&Device::new(), &segments, &mut out, Direction::ToDevice);
+        assert_eq!(mapped.unwrap_err(), MapError::EmptySegment { index: 0 });
+    }
+}
+
 /// Notes the granules it is told.
 #[derive(Clone, Default)]
 struct Granules(Arc<AtomicU64>);
