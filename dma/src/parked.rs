@@ -35,7 +35,8 @@ pub trait Parkable: Send + 'static {
 
     /// The device can no longer reach the buffer: what its owner wants done with
     /// it now. Called by the thread that flushed, outside every section and with
-    /// no lock of the domain held, so it may use the domain; it should be short.
+    /// no lock of the domain held, so it may use the domain; it should be short. If
+    /// it unwinds, so does the call that flushed, once the other owners have theirs.
     fn give_back(self)
     where
         Self: Sized,
@@ -138,7 +139,9 @@ impl Parked {
 /// Buffers on their way from the queue to their owners.
 pub(crate) struct Handed {
     buffers: [Option<Parked>; Handed::ROOM],
+    /// Places that were filled; those below `next` are empty again.
     count: usize,
+    next: usize,
 }
 
 impl Handed {
@@ -149,6 +152,7 @@ impl Handed {
         Handed {
             buffers: [const { None }; Self::ROOM],
             count: 0,
+            next: 0,
         }
     }
 
@@ -163,14 +167,17 @@ impl Handed {
         }
     }
 
-    /// Gives the buffers to their owners. Outside every section.
+    /// Gives the buffers to their owners. Outside every section. If an owner
+    /// unwinds, the drop goes on with the others.
     pub(crate) fn hand_out(&mut self) {
-        let count = mem::take(&mut self.count);
-        for place in &mut self.buffers[..count] {
-            if let Some(parked) = place.take() {
+        while self.next < self.count {
+            let parked = self.buffers[self.next].take();
+            self.next += 1;
+            if let Some(parked) = parked {
                 parked.give_back();
             }
         }
+        (self.count, self.next) = (0, 0);
     }
 }
 

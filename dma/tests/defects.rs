@@ -251,4 +251,34 @@ fn large_granules(slots: &Arc<Slots>) -> Domain<Granules, ThreadSlots, S1K64, He
 
 /// A batch or a window that outlives its domain is nobody's, even if another
 /// domain has taken the first one's place: its invalidations would name the
+/// One owner that unwinds does not cost the others their buffers.
+#[test]
+fn an_owner_that_unwinds_leaves_the_others_theirs() {
+    let domain = domain(Mode::LazyParked(QueueConfig {
+        entries_per_slot: 16,
+        timeout_ns: 1,
+    }));
+    let given = Arc::new(AtomicU64::new(0));
+    for number in 0..10_u64 {
+        let mapping = domain
+            .map(
+                &Device::new(),
+                segment(0x10_0000 + number * PAGE, PAGE),
+                Direction::FromDevice,
+            )
+            .unwrap();
+        let given = given.clone();
+        let parcel = Parcel::new(number, move |number| {
+            assert_ne!(number, 3, "an owner unwinds");
+            given.fetch_add(1, Ordering::Relaxed);
+        });
+        domain.unmap_parked(mapping, parcel).unwrap();
+    }
+    let unwound = catch_unwind(AssertUnwindSafe(|| domain.drain()));
+    assert!(unwound.is_err());
+    assert_eq!(given.load(Ordering::Relaxed), 9);
+    assert_eq!(domain.stats().iova_pages_held, 0);
+    domain.close().unwrap();
+}
+
 /// The hooks of a cache are for memory: what cannot be mapped does not reach
