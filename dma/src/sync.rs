@@ -4,7 +4,7 @@
 use core::fmt;
 
 use dmabench_flushq::TlbBackend;
-use dmabench_pgtable::{Format, TableMemory};
+use dmabench_pgtable::{self as pgtable, Format, TableMemory};
 use dmabench_platform::{Iova, PhysAddr, SlotSource};
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     NotUnmappedReason, Segment,
     caches::Hooks,
     held::{Held, When},
+    map::bad_length,
 };
 
 /// A list of buffers that a device may reach, together with the list.
@@ -117,7 +118,8 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     ///
     /// # Errors
     ///
-    /// [`MapError`]; nothing is mapped then. The hooks may have been called.
+    /// [`MapError`]; nothing is mapped then. The hooks may have been called, for
+    /// segments that can be memory.
     pub fn map_list<L: AsRef<[Segment]>, C: CacheOps>(
         &self,
         device: &Device,
@@ -127,6 +129,9 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         direction: Direction,
     ) -> Result<ListMapping<L>, MapError> {
         let segments = list.as_ref();
+        if !device.is_coherent() {
+            self.check_for_hooks(device, segments, out.len())?;
+        }
         let hooks = Hooks::of(caches, device, direction);
         for segment in segments {
             hooks.for_device(*segment);
@@ -140,6 +145,45 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             direction,
             coherent: device.is_coherent(),
         })
+    }
+
+    /// What [`map_sg`](Self::map_sg) will refuse for itself is refused before the
+    /// hooks see it: their cache operations go by addresses.
+    fn check_for_hooks(
+        &self,
+        device: &Device,
+        segments: &[Segment],
+        out: usize,
+    ) -> Result<(), MapError> {
+        if segments.len() > device.max_segments {
+            return Err(MapError::TooManySegments {
+                count: segments.len(),
+                max: device.max_segments,
+            });
+        }
+        if out < segments.len() {
+            return Err(MapError::OutTooShort {
+                needed: segments.len(),
+            });
+        }
+        let last_output = if self.mode.is_passthrough() {
+            u64::MAX
+        } else {
+            u64::MAX >> (64 - self.config.tables.oas)
+        };
+        for (index, segment) in segments.iter().enumerate() {
+            if segment.len_bytes.wrapping_sub(1) >= device.max_segment_bytes {
+                return Err(bad_length(segment, index, device));
+            }
+            let last = segment.phys.last_byte(segment.len_bytes);
+            if last.is_none_or(|last| last.0 > last_output) {
+                return Err(MapError::Tables(pgtable::MapError::PhysRange {
+                    paddr: segment.phys,
+                    len_bytes: segment.len_bytes,
+                }));
+            }
+        }
+        Ok(())
     }
 
     /// As [`unmap`](Self::unmap), and then, for a device that is not coherent

@@ -282,3 +282,33 @@ fn an_owner_that_unwinds_leaves_the_others_theirs() {
 }
 
 /// The hooks of a cache are for memory: what cannot be mapped does not reach
+/// them.
+#[test]
+fn hooks_are_called_for_what_can_be_memory_only() {
+    let domain = domain(Mode::Strict);
+    let device = Device::new().coherent(false);
+    let caches = Caches::default();
+    for bad in [
+        segment(0x1000, 0),
+        segment(0x1000, u64::MAX),
+        segment(u64::MAX - 0xfff, 0x2000),
+        segment(1 << 48, 0x1000),
+        segment((1 << 48) - 0x1000, 0x1001),
+    ] {
+        let list = [segment(0x9000, 0x1000), bad];
+        let mut out = [DmaSegment::EMPTY; 2];
+        let mapped = domain.map_list(&device, &caches, list, &mut out, Direction::ToDevice);
+        assert!(mapped.is_err(), "{bad:?}");
+        assert_eq!(caches.take(), [], "{bad:?}");
+    }
+    let mut short = [];
+    let mapped = domain.map_list(
+        &device,
+        &caches,
+        [segment(0x9000, 0x1000)],
+        &mut short,
+        Direction::ToDevice,
+    );
+    assert!(matches!(mapped, Err(MapError::OutTooShort { needed: 1 })));
+    assert_eq!(caches.take(), []);
+}
