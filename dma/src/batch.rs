@@ -6,7 +6,7 @@ use core::{fmt, mem};
 use dmabench_flushq::{Gather, Late, TlbBackend};
 use dmabench_iova::IovaRange;
 use dmabench_pgtable::{self as pgtable, Format, TableMemory};
-use dmabench_platform::{Granule, SlotGuard, SlotSource};
+use dmabench_platform::{SlotGuard, SlotSource};
 
 use crate::{Domain, Mapping, UnmapError, mapping::DomainTag, queues::Queues, switch::Way};
 
@@ -65,6 +65,7 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
+        self.tag.let_go();
         let held = self.gather.payload().len() as u64;
         self.tag
             .leaked
@@ -127,21 +128,55 @@ impl fmt::Display for BatchError {
 
 impl core::error::Error for BatchError {}
 
-fn gather(granule: Granule) -> Gather<Vec<IovaRange>> {
-    Gather::holding(granule, Vec::new())
+/// There is no memory for a batch that large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchTooLarge {
+    /// Mappings that were asked for.
+    pub capacity: usize,
 }
+
+impl fmt::Display for BatchTooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "no memory for a batch of {} mappings: take a smaller one",
+            self.capacity
+        )
+    }
+}
+
+impl core::error::Error for BatchTooLarge {}
 
 impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M> {
     /// An empty batch for up to `capacity` mappings of this domain.
+    ///
+    /// # Panics
+    ///
+    /// If there is no memory for it: [`try_batch`](Self::try_batch) returns.
     pub fn batch(&self, capacity: usize) -> Batch {
-        let mut gather = gather(F::GRANULE);
-        gather.hold_in(Vec::with_capacity(capacity));
-        Batch {
-            mappings: Vec::with_capacity(capacity),
-            gather,
+        match self.try_batch(capacity) {
+            Ok(batch) => batch,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// As [`batch`](Self::batch), for a capacity that is not one's own choice.
+    ///
+    /// # Errors
+    ///
+    /// [`BatchTooLarge`]; nothing was allocated.
+    pub fn try_batch(&self, capacity: usize) -> Result<Batch, BatchTooLarge> {
+        let too_large = |_| BatchTooLarge { capacity };
+        let (mut mappings, mut ranges) = (Vec::new(), Vec::new());
+        mappings.try_reserve_exact(capacity).map_err(too_large)?;
+        ranges.try_reserve_exact(capacity).map_err(too_large)?;
+        self.tag.hold();
+        Ok(Batch {
+            mappings,
+            gather: Gather::holding(F::GRANULE, ranges),
             capacity,
             tag: self.tag,
-        }
+        })
     }
 
     /// Unmaps all that is in the batch, and empties it.

@@ -75,7 +75,7 @@ mod sync;
 mod unmap;
 mod window;
 
-pub use batch::{Batch, BatchError};
+pub use batch::{Batch, BatchError, BatchTooLarge};
 pub use caches::{CacheOps, NoCacheOps};
 pub use coherent::{Coherent, CoherentError, OutsideBlock};
 pub use config::{ContextError, DomainConfig, DomainError, Mode};

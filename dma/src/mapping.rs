@@ -91,6 +91,8 @@ pub(crate) struct DomainTag {
     /// Unique in the process.
     pub(crate) id: AtomicU64,
     pub(crate) leaked: AtomicU64,
+    /// Values that know the tag and are no mappings: batches.
+    held: AtomicU64,
     in_use: AtomicBool,
     next: AtomicPtr<DomainTag>,
 }
@@ -118,6 +120,7 @@ impl DomainTag {
         let tag: &'static DomainTag = Box::leak(Box::new(DomainTag {
             id: AtomicU64::new(Self::next_id()),
             leaked: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             in_use: AtomicBool::new(true),
             next: AtomicPtr::new(ptr::null_mut()),
         }));
@@ -140,8 +143,23 @@ impl DomainTag {
         NEXT_ID.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// For the next domain. Only once no token holds the tag.
+    /// Something that is no mapping knows the tag from now on. For the tag's
+    /// living domain.
+    pub(crate) fn hold(&self) {
+        self.held.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It is gone.
+    pub(crate) fn let_go(&self) {
+        self.held.fetch_sub(1, Ordering::Release);
+    }
+
+    /// For the next domain. Only once no mapping holds the tag; where something
+    /// else does, nobody gets it again.
     pub(crate) fn give_back(&self) {
-        self.in_use.store(false, Ordering::Release);
+        // Acquire: what the last holder did with it lies before the next life.
+        if self.held.load(Ordering::Acquire) == 0 {
+            self.in_use.store(false, Ordering::Release);
+        }
     }
 }

@@ -251,6 +251,46 @@ fn large_granules(slots: &Arc<Slots>) -> Domain<Granules, ThreadSlots, S1K64, He
 
 /// A batch or a window that outlives its domain is nobody's, even if another
 /// domain has taken the first one's place: its invalidations would name the
+/// granule of the first, and a TLB need not act upon them.
+#[test]
+fn bad_input_49_what_outlives_its_domain_serves_no_other() {
+    let slots = Arc::new(Slots::new(8, Fences::detect()).unwrap());
+    let small = domain(Mode::StrictBatched);
+    let mut batch = small.batch(4);
+    let mut window = small.open_window(&Device::new(), 16 * PAGE).unwrap();
+    drop(small);
+    let mut all = Vec::new();
+    for _ in 0..16 {
+        let large = large_granules(&slots);
+        let device = Device::new();
+        let mapping = large
+            .map(&device, segment(0x10_0000, 0x1_0000), Direction::ToDevice)
+            .unwrap();
+        match batch.push(mapping) {
+            Ok(()) => {
+                let _ = large.unmap_batch(&mut batch);
+                assert_eq!(large.backend().0.load(Ordering::Relaxed), 0x1_0000);
+            }
+            Err(mapping) => large.unmap(mapping).unwrap(),
+        }
+        window = large.close_window(window).unwrap_err();
+        all.push(large);
+    }
+}
+
+/// However many mappings are asked for, the answer is a batch or an error.
+#[test]
+fn a_batch_of_more_than_memory_is_refused() {
+    let domain = domain(Mode::StrictBatched);
+    for capacity in [usize::MAX, usize::MAX / 2, isize::MAX as usize / 64] {
+        assert_eq!(
+            domain.try_batch(capacity).unwrap_err(),
+            BatchTooLarge { capacity }
+        );
+    }
+    assert_eq!(domain.try_batch(3).unwrap().capacity(), 3);
+}
+
 /// One owner that unwinds does not cost the others their buffers.
 #[test]
 fn an_owner_that_unwinds_leaves_the_others_theirs() {
