@@ -9,7 +9,7 @@
 use core::fmt;
 
 use dmabench_flushq::TlbBackend;
-use dmabench_iova::{AllocRequest, IovaDomain, IovaRange};
+use dmabench_iova::{IovaDomain, IovaRange};
 use dmabench_pgtable::{Format, TableMemory};
 use dmabench_platform::{Iova, SlotGuard, SlotSource};
 
@@ -114,9 +114,8 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             Err(_) => return Err(MapError::Reentered),
         };
         let pages = len_bytes.div_ceil(F::GRANULE.bytes()).next_power_of_two();
-        let request = AllocRequest::below(device.last_address);
-        let range = self.iova.alloc(&mut slot, pages, &request);
-        window.parts[pages.ilog2() as usize] = Some(range.map_err(MapError::Iova)?);
+        let range = self.alloc(&mut slot, pages, device)?;
+        window.parts[pages.ilog2() as usize] = Some(range);
         Ok(window)
     }
 
@@ -178,8 +177,13 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             return Err(window);
         };
         for part in &mut window.parts {
-            if let Some(range) = part.take() {
-                self.release(&mut slot, range);
+            if let Some(range) = part.take()
+                && let Err(refused) = self.iova.free(&mut slot, range)
+            {
+                // Of a domain that is gone, whose tag this one has by now.
+                *part = Some(refused.range);
+                drop(slot);
+                return Err(window);
             }
         }
         Ok(())

@@ -352,3 +352,20 @@ fn hooks_are_called_for_what_can_be_memory_only() {
     assert!(matches!(mapped, Err(MapError::OutTooShort { needed: 1 })));
     assert_eq!(caches.take(), []);
 }
+
+/// Addresses that wait for a flush can be had for a window, as for a mapping.
+#[test]
+fn a_window_waits_for_a_flush_as_a_mapping_does() {
+    let config =
+        DomainConfig::new(Mode::lazy()).aperture(Iova(0x10_0000), Iova(0x10_0000 + 16 * PAGE - 1));
+    let domain = domain_with(config);
+    let device = Device::new();
+    let mapping = domain
+        .map(&device, segment(0x10_0000, 16 * PAGE), Direction::ToDevice)
+        .unwrap();
+    let pages = touch_all(&domain, &mapping);
+    domain.unmap(mapping).unwrap();
+    let window = domain.open_window(&device, 16 * PAGE).unwrap();
+    assert_eq!(stale(&domain, &pages), 0, "A1");
+    domain.close_window(window).unwrap();
+}
