@@ -5,6 +5,7 @@
 mod fixture;
 
 use dmabench_dma::Mode;
+use dmabench_flushq::QueueConfig;
 use fixture::{Bench, PAIRS, Stores};
 use iai_callgrind::{library_benchmark, library_benchmark_group, main};
 
@@ -48,6 +49,31 @@ fn sg_pairs(mut bench: Bench) -> Bench {
     bench
 }
 
+/// One ring for all slots, and so long that the bursts its flushes give back are
+/// more than the caches of addresses hold for a slot.
+const LONG: QueueConfig = QueueConfig {
+    entries_per_slot: 4096,
+    ..QueueConfig::SINGLE
+};
+
+fn single(pages: u64) -> Bench {
+    let mut bench = Bench::new(Mode::LazySingle(LONG), pages);
+    bench.long();
+    bench
+}
+
+fn check_long(bench: Bench) {
+    assert_eq!(bench.flushes(), 2, "one while warming up, one in the bench");
+}
+
+/// 4096 pairs: divide by that.
+#[library_benchmark(teardown = check_long)]
+#[bench::single_128k(args = (32), setup = single)]
+fn long_queue(mut bench: Bench) -> Bench {
+    bench.long();
+    bench
+}
+
 #[library_benchmark(setup = Stores::new, teardown = check_stores)]
 #[bench::bound_4k(1)]
 #[bench::bound_64k(16)]
@@ -58,5 +84,5 @@ fn lower_bound(mut stores: Stores) -> Stores {
     stores
 }
 
-library_benchmark_group!(name = whole_path; benchmarks = pairs, sg_pairs, lower_bound);
+library_benchmark_group!(name = whole_path; benchmarks = pairs, sg_pairs, long_queue, lower_bound);
 main!(library_benchmark_groups = whole_path);

@@ -181,7 +181,8 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         let iova_config = IovaConfig::new(F::GRANULE, first, last)
             .low32_first(config.low32_first)
             .policy(config.policy)
-            .cached(config.cached);
+            .cached(config.cached)
+            .burst(config.mode.queue().map_or(0, |q| q.entries_per_slot));
         let iova = IovaDomain::new(iova_config, slots.clone()).map_err(DomainError::Iova)?;
         let queue = Queues::of_mode(config.mode, slots).map_err(DomainError::Queue)?;
         let mode = match (config.mode, queue) {

@@ -85,6 +85,10 @@ pub struct IovaConfig {
     pub policy: Policy,
     /// Up to which size ranges are cached per slot.
     pub cached: CachedSizes,
+    /// Ranges of one size that may come back all at once, as those of a long
+    /// flush queue do. The depots have room for so many more; without it they go
+    /// to the index one by one and come from there one by one. 0 by default.
+    pub burst: usize,
 }
 
 impl IovaConfig {
@@ -97,6 +101,7 @@ impl IovaConfig {
             low32_first: false,
             policy: Policy::HighestFirst,
             cached: CachedSizes::Auto,
+            burst: 0,
         }
     }
 
@@ -115,6 +120,12 @@ impl IovaConfig {
     /// Sets [`cached`](Self::cached).
     pub const fn cached(mut self, cached: CachedSizes) -> Self {
         self.cached = cached;
+        self
+    }
+
+    /// Sets [`burst`](Self::burst).
+    pub const fn burst(mut self, ranges: usize) -> Self {
+        self.burst = ranges;
         self
     }
 }

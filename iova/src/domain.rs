@@ -130,8 +130,9 @@ impl IovaDomain {
         let number = number::take()?;
         let low_last_page =
             (config.low32_first && last_page > LOW32_LAST >> lg2).then_some(LOW32_LAST >> lg2);
-        // As many full magazines as all slots could load at once, and 16.
-        let depot_room = 2 * slots.count() + 16;
+        // As many full magazines as all slots could load at once, 16, and those
+        // of a burst.
+        let depot_room = 2 * slots.count() + 16 + config.burst.div_ceil(CAPACITY);
         Ok(IovaDomain {
             key: TokenKey::new(number, granule),
             granule_lg2: lg2,

@@ -92,7 +92,7 @@ impl Bench {
             assert_eq!(reached, segment.phys);
         }
         unmap(&bench.domain, mapping).unwrap();
-        if matches!(mode, Mode::Lazy(_)) {
+        if mode.queue().is_some() {
             bench.domain.drain().unwrap();
         }
         for _ in 0..3 {
@@ -112,6 +112,18 @@ impl Bench {
                 Err(error) => panic!("{error}"),
             }
         }
+    }
+
+    /// 4096 times map and unmap of the buffer.
+    pub fn long(&mut self) {
+        for _ in 0..4096 / PAIRS {
+            self.pairs();
+        }
+    }
+
+    /// Flushes since the bench was made.
+    pub fn flushes(&self) -> u64 {
+        (self.domain.backend().counts() - self.before).flush_alls
     }
 
     /// `PAIRS` times map and unmap of the list.
