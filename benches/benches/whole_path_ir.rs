@@ -66,7 +66,7 @@ fn check_long(bench: Bench) {
     assert_eq!(bench.flushes(), 2, "one while warming up, one in the bench");
 }
 
-/// 4096 pairs: divide by that.
+// 4096 pairs: divide by that.
 #[library_benchmark(teardown = check_long)]
 #[bench::single_128k(args = (32), setup = single)]
 fn long_queue(mut bench: Bench) -> Bench {
