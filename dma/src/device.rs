@@ -88,10 +88,11 @@ pub struct Device {
     /// At most `LONGEST_SEGMENT`.
     pub(crate) max_segment_bytes: u64,
     pub(crate) max_segments: usize,
-    /// Segments must not cross a multiple of this plus one; a power of two less
-    /// one.
-    pub(crate) boundary_mask: u64,
-    coherent: bool,
+    /// Segments must not cross a multiple of the lowest bit here; all bits from
+    /// that on, or none.
+    pub(crate) beyond_boundary: u64,
+    /// [`Prot::CACHE`] if it is coherent, else nothing: what its mappings add.
+    cache: Prot,
 }
 
 impl Default for Device {
@@ -107,8 +108,8 @@ impl Device {
             last_address: Iova(u64::MAX),
             max_segment_bytes: LONGEST_SEGMENT,
             max_segments: usize::MAX,
-            boundary_mask: u64::MAX,
-            coherent: true,
+            beyond_boundary: 0,
+            cache: Prot::CACHE,
         }
     }
 
@@ -165,21 +166,21 @@ impl Device {
         if !bytes.is_power_of_two() {
             return Err(DeviceError::Boundary { bytes });
         }
-        self.boundary_mask = bytes - 1;
+        self.beyond_boundary = !(bytes - 1);
         Ok(self)
     }
 
     /// Whether the device snoops the CPU's caches. If not, its mappings are
     /// made non-cacheable.
     pub const fn coherent(mut self, coherent: bool) -> Self {
-        self.coherent = coherent;
+        self.cache = if coherent { Prot::CACHE } else { Prot::NONE };
         self
     }
 
     /// Whether the device snoops the CPU's caches.
     #[inline]
     pub const fn is_coherent(&self) -> bool {
-        self.coherent
+        self.cache.contains(Prot::CACHE)
     }
 
     /// The same device with the limits of its address alone: for memory that is
@@ -187,18 +188,14 @@ impl Device {
     pub(crate) const fn as_one_segment(&self) -> Self {
         Device {
             max_segment_bytes: LONGEST_SEGMENT,
-            boundary_mask: u64::MAX,
+            beyond_boundary: 0,
             ..*self
         }
     }
 
     #[inline]
     pub(crate) const fn prot(&self, direction: Direction) -> Prot {
-        if self.coherent {
-            direction.prot().with(Prot::CACHE)
-        } else {
-            direction.prot()
-        }
+        direction.prot().with(self.cache)
     }
 
     /// Whether `len_bytes` bytes, `offset` bytes into a range of IOVAs, would
@@ -207,7 +204,7 @@ impl Device {
     /// multiple of the boundary too; if not, it crosses none.
     #[inline]
     pub(crate) const fn crosses_boundary(&self, offset: u64, len_bytes: u64) -> bool {
-        (offset ^ offset.wrapping_add(len_bytes.wrapping_sub(1))) & !self.boundary_mask != 0
+        (offset ^ offset.wrapping_add(len_bytes.wrapping_sub(1))) & self.beyond_boundary != 0
     }
 }
 

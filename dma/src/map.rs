@@ -64,6 +64,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             return Err(crosses(0, device));
         }
         let pages = bytes >> F::GRANULE.lg2();
+        self.assume_own(slot);
         // What is seldom ends in calls with the same result, so that nothing has
         // to be in memory for it.
         match self.iova.alloc_cached(slot, pages, device.last_address) {
@@ -101,22 +102,22 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         let first = PhysAddr(buffer.phys.0 - offset);
         let bytes = Self::len_bytes(&range);
         let prot = device.prot(direction);
-        match self.tables.map(slot, range.iova(), first, bytes, prot) {
-            Ok(()) => {
-                let addr = Iova(range.iova().0 + offset);
-                Ok(self.mapping(slot, Some(range), addr, buffer.len_bytes))
-            }
-            Err(error) => self.map_at_again(slot, range, error, device, buffer, direction),
+        if self
+            .tables
+            .map_at_once(slot, range.iova(), first, bytes, prot)
+        {
+            let addr = Iova(range.iova().0 + offset);
+            return Ok(self.mapping(slot, Some(range), addr, buffer.len_bytes));
         }
+        self.map_at_length(slot, range, device, buffer, direction)
     }
 
-    #[cold]
+    /// As [`map_at`](Self::map_at), for what the tables cannot do at once.
     #[inline(never)]
-    fn map_at_again(
+    fn map_at_length(
         &self,
         slot: &mut SlotGuard<'_>,
         range: IovaRange,
-        error: pgtable::MapError,
         device: &Device,
         buffer: Segment,
         direction: Direction,
@@ -125,9 +126,11 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         let first = PhysAddr(buffer.phys.0 - offset);
         let bytes = Self::len_bytes(&range);
         let prot = device.prot(direction);
-        let range = self.map_again(slot, range, error, move |slot, iova| {
-            self.tables.map(slot, iova, first, bytes, prot)
-        })?;
+        let map = |slot: &SlotGuard<'_>, iova| self.tables.map(slot, iova, first, bytes, prot);
+        let range = match map(slot, range.iova()) {
+            Ok(()) => range,
+            Err(error) => self.map_again(slot, range, error, map)?,
+        };
         let addr = Iova(range.iova().0 + offset);
         Ok(self.mapping(slot, Some(range), addr, buffer.len_bytes))
     }
@@ -219,7 +222,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             end = (last | mask).wrapping_add(1);
             sum = sum.wrapping_add(segment.len_bytes);
             wrong |= u64::from(before_last >= device.max_segment_bytes)
-                | ((place ^ last) & !device.boundary_mask)
+                | ((place ^ last) & device.beyond_boundary)
                 // Lengths up to 2^62 cannot leave 64 bits without one of the
                 // ends showing it.
                 | (end >> 62);
@@ -256,7 +259,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     #[inline]
     fn is_page_list(device: &Device, segments: &[Segment]) -> bool {
         let mask = F::GRANULE.mask();
-        if device.max_segment_bytes <= mask || device.boundary_mask < mask {
+        if device.max_segment_bytes <= mask || device.beyond_boundary & mask != 0 {
             return false;
         }
         let mut odd = 0;
@@ -431,7 +434,7 @@ fn check_reach(device: &Device, index: usize, segment: &Segment) -> Result<(), M
     if last.0 > device.last_address.0 {
         return Err(MapError::BeyondMask { phys: segment.phys });
     }
-    if (segment.phys.0 ^ last.0) & !device.boundary_mask != 0 {
+    if (segment.phys.0 ^ last.0) & device.beyond_boundary != 0 {
         return Err(crosses(index, device));
     }
     Ok(())
@@ -453,6 +456,6 @@ pub(crate) fn bad_length(segment: &Segment, index: usize, device: &Device) -> Ma
 pub(crate) fn crosses(index: usize, device: &Device) -> MapError {
     MapError::CrossesBoundary {
         index,
-        boundary_bytes: device.boundary_mask.wrapping_add(1),
+        boundary_bytes: device.beyond_boundary.wrapping_neg(),
     }
 }

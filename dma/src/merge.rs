@@ -49,7 +49,7 @@ impl Iterator for Places<'_> {
         if device.crosses_boundary(start + offset, segment.len_bytes) {
             // The next multiple of the boundary, which is one of the granule
             // too unless it is smaller; then nothing can be done.
-            start = (start | device.boundary_mask | mask).wrapping_add(1);
+            start = (start | !device.beyond_boundary | mask).wrapping_add(1);
             if start == 0 || device.crosses_boundary(start + offset, segment.len_bytes) {
                 return Some(Err(crosses(index, device)));
             }

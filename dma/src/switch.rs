@@ -34,9 +34,11 @@ use dmabench_platform::sync::{
     cell::UnsafeCell,
 };
 
+// Told apart by sign: of three equal comparisons the compiler would make a table,
+// in an order of its own.
 const STRICT: u8 = 0;
 const LAZY: u8 = 1;
-const PASSTHROUGH: u8 = 2;
+const PASSTHROUGH: u8 = 0xff;
 
 /// What an unmap has read, for the whole of it.
 pub(crate) enum Way<'a, Q> {
@@ -126,15 +128,16 @@ impl<Q> ModeSwitch<Q> {
     /// must not be paused between here and the last thing that depends on it.
     #[inline(always)]
     pub(crate) fn way(&self) -> Way<'_, Q> {
-        match self.way.load(Ordering::Acquire) {
-            STRICT => Way::Strict,
-            LAZY => {
-                // SAFETY: `way` is stored as `LAZY` after the queue was written,
-                // with release, or was so from the beginning.
-                Way::Lazy(unsafe { self.queue_unchecked() })
-            }
-            _ => Way::Passthrough,
+        let way = self.way.load(Ordering::Acquire);
+        if way == STRICT {
+            return Way::Strict;
         }
+        if way.cast_signed() > 0 {
+            // SAFETY: `way` is stored as `LAZY` after the queue was written, with
+            // release, or was so from the beginning.
+            return Way::Lazy(unsafe { self.queue_unchecked() });
+        }
+        Way::Passthrough
     }
 
     /// Whether nothing is translated: it never changes.

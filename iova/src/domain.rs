@@ -29,7 +29,8 @@ use crate::{
 pub struct IovaDomain {
     pub(crate) key: TokenKey,
     granule_lg2: u32,
-    /// Sizes up to `1 << (class_count - 1)` pages are cached.
+    /// Sizes up to so many pages are cached: `1 << (class_count - 1)`, or 0.
+    cached_up_to_pages: u64,
     pub(crate) class_count: u32,
     /// The last address that magazines may serve for now: 4 GiB - 1 while
     /// `low32_first` finds space there.
@@ -128,6 +129,7 @@ impl IovaDomain {
         let caches = PerSlot::new(slots.clone(), |_| SlotCache::default())
             .map_err(|_| ConfigError::NoMemory)?;
         let number = number::take()?;
+        let class_count = class_count(&config, pages);
         let low_last_page =
             (config.low32_first && last_page > LOW32_LAST >> lg2).then_some(LOW32_LAST >> lg2);
         // As many full magazines as all slots could load at once, 16, and those
@@ -136,7 +138,8 @@ impl IovaDomain {
         Ok(IovaDomain {
             key: TokenKey::new(number, granule),
             granule_lg2: lg2,
-            class_count: class_count(&config, pages),
+            cached_up_to_pages: (1 << class_count) >> 1,
+            class_count,
             cached_limit: AtomicU64::new(if low_last_page.is_some() {
                 LOW32_LAST
             } else {
@@ -175,11 +178,17 @@ impl IovaDomain {
         self.caches.slots()
     }
 
+    /// Whether the guard is of the domain's slots.
+    #[inline(always)]
+    pub fn is_of(&self, slot: &SlotGuard<'_>) -> bool {
+        self.caches.is_of(slot)
+    }
+
     /// The largest size that is cached, in pages; 0 if none is. Sizes up to it
     /// are rounded up to a power of two.
     #[inline]
     pub fn cached_up_to_pages(&self) -> u64 {
-        1u64.checked_shl(self.class_count).unwrap_or(0) >> 1
+        self.cached_up_to_pages
     }
 
     /// A range of `size_pages` pages that nobody else has, which ends at or
@@ -210,12 +219,12 @@ impl IovaDomain {
         size_pages: u64,
         limit: Iova,
     ) -> Option<IovaRange> {
-        let class = cached_class(size_pages)?;
-        if class >= self.class_count || !self.caches.is_of(slot) {
+        let class = self.cached_class(size_pages)?;
+        if !self.caches.is_of(slot) {
             return None;
         }
         let mut cache = self.caches.get(slot);
-        let pair = cache.classes.get_mut(class as usize)?;
+        let pair = cache.classes.get_mut(class)?;
         let address = pair.peek()?;
         if limit.0 <= self.open_above.load(Ordering::Relaxed) {
             let last = address + ((size_pages << self.granule_lg2) - 1);
@@ -224,7 +233,25 @@ impl IovaDomain {
             }
         }
         pair.pop();
+        // SAFETY: magazines hold addresses of pages, shifted out of page numbers
+        // or taken from tokens of this domain, the key's bits removed.
+        unsafe { core::hint::assert_unchecked(address & Granule::K4.mask() == 0) };
         Some(self.key.token(address, size_pages))
+    }
+
+    /// The class of a size that is cached; `None` for 0 and for more pages.
+    #[inline(always)]
+    fn cached_class(&self, size_pages: u64) -> Option<usize> {
+        let more = size_pages.wrapping_sub(1);
+        if more >= self.cached_up_to_pages {
+            return None;
+        }
+        // Below 512, so the shift loses nothing; and never 0 after it.
+        let class = (more << 1 | 1).ilog2() as usize;
+        // SAFETY: `more` is below `1 << (class_count - 1)`, so the class is below
+        // `class_count`, and that is `CLASSES` at most.
+        unsafe { core::hint::assert_unchecked(class < CLASSES) };
+        Some(class)
     }
 
     #[cold]
@@ -291,11 +318,9 @@ impl IovaDomain {
         if !self.caches.is_of(slot) {
             return Err(FreeError { range });
         }
-        if let Some(class) = cached_class(size)
-            && class < self.class_count
-        {
+        if let Some(class) = self.cached_class(size) {
             let mut cache = self.caches.get(slot);
-            if let Some(pair) = cache.classes.get_mut(class as usize)
+            if let Some(pair) = cache.classes.get_mut(class)
                 && pair.push(address)
             {
                 return Ok(());
@@ -460,15 +485,6 @@ pub(crate) fn class_of(size_pages: u64) -> u32 {
 /// The last address of a page.
 fn last_address(page: u64, granule_lg2: u32) -> u64 {
     (page << granule_lg2) | ((1 << granule_lg2) - 1)
-}
-
-/// The class of a size that any domain may cache; `None` for 0 and for more
-/// pages.
-#[inline(always)]
-fn cached_class(size_pages: u64) -> Option<u32> {
-    let more = size_pages.wrapping_sub(1);
-    // Small, so that the shift loses nothing, and never 0 after it.
-    (more >> (CLASSES - 1) == 0).then(|| (more << 1 | 1).ilog2())
 }
 
 /// Figures of a domain; exact when no call is under way.

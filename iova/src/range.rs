@@ -113,6 +113,12 @@ impl TokenKey {
     pub(crate) fn token(self, address: u64, size_pages: u64) -> IovaRange {
         debug_assert!(address & KEY_MASK == 0);
         debug_assert!(size_pages != 0 && size_pages <= MAX_SIZE_PAGES);
+        // SAFETY: `new` made both halves of so few bits. Known here, what is read
+        // back from the token need not be masked.
+        unsafe {
+            core::hint::assert_unchecked(self.low <= KEY_MASK);
+            core::hint::assert_unchecked(self.high.get() <= KEY_MASK);
+        }
         IovaRange {
             address_and_key: address | self.low,
             size_and_key: self.high | (size_pages << KEY_BITS),

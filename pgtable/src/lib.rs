@@ -97,6 +97,7 @@ mod config;
 mod detached;
 mod dirty;
 mod error;
+mod even;
 mod fault;
 mod fill;
 pub mod format;

@@ -98,7 +98,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         len_bytes: u64,
         prot: Prot,
     ) -> Result<(), MapError> {
-        if self.is_plain() {
+        if self.is_plain_for(slot) {
             self.map_as::<true>(slot, iova, paddr, len_bytes, prot)
         } else {
             self.map_other(slot, iova, paddr, len_bytes, prot)
@@ -169,12 +169,79 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         true
     }
 
-    /// More than one leaf, or one with something in its way. The most frequent:
-    /// pages in one last-level table, which they do not fill, too few for a
-    /// block.
+    /// More than one leaf, or one with something in its way.
     // Not inlined, as all that follows: a single leaf then needs no stack frame.
     #[inline(never)]
     fn map_many<const PLAIN: bool>(
+        &self,
+        off: u64,
+        len_bytes: u64,
+        pa: u64,
+        attrs: u64,
+    ) -> Result<(), MapError> {
+        if len_bytes >= 1 << Self::LAST_TABLE_LG2 {
+            return self.map_long::<PLAIN>(off, off + (len_bytes - 1), pa, attrs);
+        }
+        if self.map_even::<PLAIN>(off, len_bytes, pa, attrs) {
+            return Ok(());
+        }
+        self.map_uneven::<PLAIN>(off, len_bytes, pa, attrs)
+    }
+
+    /// [`map`](Self::map) for its most frequent ranges alone: a page, or an even
+    /// number of pages from an even one on, in a table that is there and that they
+    /// do not fill. `true`: they are mapped. `false`: nothing has changed; `map`
+    /// does it, or says what is wrong.
+    #[inline(always)]
+    #[must_use = "where it is false nothing is mapped"]
+    pub fn map_at_once(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        paddr: PhysAddr,
+        len_bytes: u64,
+        prot: Prot,
+    ) -> bool {
+        if !self.is_plain_for(slot) {
+            return self.map_at_once_other(slot, iova, paddr, len_bytes, prot);
+        }
+        let checked = self.map_span::<true>(slot, iova, paddr, len_bytes, prot);
+        let Some((Span { off, pa, .. }, attrs)) = checked else {
+            return false;
+        };
+        if len_bytes == Self::PAGE {
+            self.map_leaf::<true, true>(off, pa, attrs)
+        } else {
+            self.map_even::<true>(off, len_bytes, pa, attrs)
+        }
+    }
+
+    /// [`map_at_once`](Self::map_at_once) in a table that is not
+    /// [plain](Self::is_plain).
+    #[inline(never)]
+    fn map_at_once_other(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        paddr: PhysAddr,
+        len_bytes: u64,
+        prot: Prot,
+    ) -> bool {
+        let checked = self.map_span::<false>(slot, iova, paddr, len_bytes, prot);
+        let Some((Span { off, pa, .. }, attrs)) = checked else {
+            return false;
+        };
+        if len_bytes == Self::PAGE {
+            self.map_leaf::<false, true>(off, pa, attrs)
+        } else {
+            self.map_even::<false>(off, len_bytes, pa, attrs)
+        }
+    }
+
+    /// What is no [even run](crate::even). The most frequent: pages in one
+    /// last-level table, which they do not fill, too few for a block.
+    #[inline(never)]
+    fn map_uneven<const PLAIN: bool>(
         &self,
         off: u64,
         len_bytes: u64,
@@ -419,6 +486,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     }
 
     /// Checks everything but the tables. `None`: see [`refusal`](Self::refusal).
+    /// `PLAIN`: the caller has [looked at the guard](Self::is_plain_for).
     #[inline(always)]
     fn map_span<const PLAIN: bool>(
         &self,
@@ -444,7 +512,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             || (span.off | more | span.last) > self.ia_mask
             || (paddr.0 | pa_last) > self.pa_mask
             || attrs == 0
-            || !self.guard_is_ours(slot);
+            || !PLAIN && !self.guard_is_ours(slot);
         (!refused).then_some((span, attrs))
     }
 

@@ -32,9 +32,10 @@ pub struct PageTable<F: Format, M: TableMemory> {
     pub(crate) pa_mask: u64,
     /// A table descriptor that needs no attention is this and the address.
     pub(crate) table_want: u64,
-    /// Whether the table is as most are, so that what the other fields say is
-    /// known where the walk is compiled: see [`is_plain`](Self::is_plain).
-    plain: bool,
+    /// `slots_address` if the table is as most are, so that what the other fields
+    /// say is known where the walk is compiled; else 0. See
+    /// [`is_plain_for`](Self::is_plain_for).
+    plain_slots: usize,
     /// Page sizes `map` may use.
     pub(crate) sizes: u64,
     /// Attribute bits by protection; 0 for one that grants nothing.
@@ -162,6 +163,9 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         } else {
             0
         };
+        let slots_address = core::ptr::from_ref(&*slots).addr();
+        let plain = (base, ia_mask) == (0, Self::PLAIN_MASK)
+            && (top_shift, table_want) == (Self::PLAIN_TOP, Self::PLAIN_WANT);
         Ok(PageTable {
             root: Table::new(root_ref.ptr),
             top_shift,
@@ -170,12 +174,11 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             ia_mask,
             pa_mask,
             table_want,
-            plain: (base, ia_mask) == (0, Self::PLAIN_MASK)
-                && (top_shift, table_want) == (Self::PLAIN_TOP, Self::PLAIN_WANT),
+            plain_slots: if plain { slots_address } else { 0 },
             sizes: checked.sizes,
             leaf_attrs,
             lanes: Lanes::detect(),
-            slots_address: core::ptr::from_ref(&*slots).addr(),
+            slots_address,
             slots,
             pool,
             maintenance: Mutex::new(()),
@@ -254,7 +257,14 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// 12.1 ns with all fields loaded.
     #[inline(always)]
     pub(crate) fn is_plain(&self) -> bool {
-        self.plain
+        self.plain_slots != 0
+    }
+
+    /// Whether the table [is plain](Self::is_plain) and the guard is of its slots:
+    /// one comparison for both.
+    #[inline(always)]
+    pub(crate) fn is_plain_for(&self, slot: &SlotGuard<'_>) -> bool {
+        core::ptr::from_ref(slot.slots()).addr() == self.plain_slots
     }
 
     /// `base`.
@@ -302,7 +312,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         off: u64,
         target: u32,
     ) -> Option<(Table, usize)> {
-        debug_assert!(!PLAIN || self.plain);
+        debug_assert!(!PLAIN || self.is_plain());
         if PLAIN {
             let in_service = |d| Self::without(d, Self::PLAIN_WANT);
             return self.descend_from(Self::PLAIN_TOP, off, target, in_service);
@@ -318,7 +328,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// [`descend_as`](Self::descend_as) in any table.
     #[inline(always)]
     pub(crate) fn descend(&self, off: u64, target: u32) -> Option<(Table, usize)> {
-        if self.plain {
+        if self.is_plain() {
             self.descend_as::<true>(off, target)
         } else {
             self.descend_as::<false>(off, target)
@@ -329,7 +339,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// found or made: `reclaim` may look at them meanwhile, but not take them.
     #[inline(always)]
     pub(crate) fn descend_prepared(&self, off: u64, target: u32) -> Option<(Table, usize)> {
-        if self.plain {
+        if self.is_plain() {
             return self.descend_from(Self::PLAIN_TOP, off, target, Self::points_to_table);
         }
         self.descend_from(self.top_shift, off, target, Self::points_to_table)
@@ -411,11 +421,11 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// guard is of another slot table). Runs beside everything else.
     #[inline(always)]
     pub fn translate(&self, slot: &SlotGuard<'_>, iova: Iova) -> Option<Translation> {
-        if !self.plain {
+        if !self.is_plain_for(slot) {
             return self.translate_other(slot, iova);
         }
         let off = iova.0;
-        if off > Self::PLAIN_MASK || !self.guard_is_ours(slot) {
+        if off > Self::PLAIN_MASK {
             return None;
         }
         if let Some((table, index)) = self.descend_as::<true>(off, F::PAGE_LG2) {
@@ -465,9 +475,8 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     #[inline(always)]
     pub fn translate_phys(&self, slot: &SlotGuard<'_>, iova: Iova) -> Option<PhysAddr> {
         let off = iova.0;
-        if self.plain
+        if self.is_plain_for(slot)
             && off <= Self::PLAIN_MASK
-            && self.guard_is_ours(slot)
             && let Some((table, index)) = self.descend_as::<true>(off, F::PAGE_LG2)
         {
             // SAFETY: in a section of our slots; the index is in bounds by its mask.

@@ -30,7 +30,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         len_bytes: u64,
         sink: &mut S,
     ) -> Result<(), UnmapError> {
-        if self.is_plain() {
+        if self.is_plain_for(slot) {
             self.unmap_as::<true, S>(slot, iova, len_bytes, sink)
         } else {
             self.unmap_other(slot, iova, len_bytes, sink)
@@ -88,6 +88,25 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         len_bytes: u64,
         sink: &mut S,
     ) -> Result<(), UnmapError> {
+        if len_bytes >= 1 << Self::LAST_TABLE_LG2 {
+            return self.unmap_long::<PLAIN, S>(off, off + (len_bytes - 1), sink);
+        }
+        if self.clear_even::<PLAIN>(off, len_bytes) {
+            let iova = Iova(self.base_as::<PLAIN>() + off);
+            sink.leaves(iova, len_bytes, Self::level_of(F::PAGE_LG2));
+            return Ok(());
+        }
+        self.unmap_uneven::<PLAIN, S>(off, len_bytes, sink)
+    }
+
+    /// What is no [even run](crate::even).
+    #[inline(never)]
+    fn unmap_uneven<const PLAIN: bool, S: UnmapSink>(
+        &self,
+        off: u64,
+        len_bytes: u64,
+        sink: &mut S,
+    ) -> Result<(), UnmapError> {
         if Self::is_short(off, len_bytes) && self.clear_run::<PLAIN>(off, len_bytes) {
             let iova = Iova(self.base_as::<PLAIN>() + off);
             sink.leaves(iova, len_bytes, Self::level_of(F::PAGE_LG2));
@@ -105,13 +124,14 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     #[inline(always)]
     #[must_use = "what was unmapped is to be invalidated"]
     pub fn unmap_pages(&self, slot: &SlotGuard<'_>, iova: Iova, len_bytes: u64) -> bool {
-        if !self.is_plain() {
+        if !self.is_plain_for(slot) {
             return self.unmap_pages_other(slot, iova, len_bytes);
         }
         let Some((off, _)) = self.offsets::<true>(slot, iova, len_bytes) else {
             return false;
         };
         len_bytes == Self::PAGE && self.clear_leaf::<true, true>(off)
+            || self.clear_even::<true>(off, len_bytes)
             || Self::is_short(off, len_bytes) && self.clear_run_apart::<true>(off, len_bytes)
     }
 
@@ -125,8 +145,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         Self::is_short(off, len_bytes) && self.clear_run::<false>(off, len_bytes)
     }
 
-    /// As [`clear_run`](Self::clear_run), not inlined: a single page then needs
-    /// no stack frame.
+    /// As [`clear_run`](Self::clear_run), not inlined.
     #[inline(never)]
     fn clear_run_apart<const PLAIN: bool>(&self, off: u64, len_bytes: u64) -> bool {
         self.clear_run::<PLAIN>(off, len_bytes)
@@ -338,7 +357,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     ///
     /// The entries are in the table, and there is at least one.
     #[inline(always)]
-    unsafe fn cut_run(
+    pub(crate) unsafe fn cut_run(
         &self,
         table: Table,
         shift: u32,

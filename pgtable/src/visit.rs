@@ -235,7 +235,8 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         }
     }
 
-    /// As [`check_range`](Self::check_range), without a reason.
+    /// As [`check_range`](Self::check_range), without a reason. `PLAIN`: the
+    /// caller has [looked at the guard](Self::is_plain_for).
     #[inline(always)]
     pub(crate) fn offsets<const PLAIN: bool>(
         &self,
@@ -249,7 +250,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         // As in `map_span`: one comparison for what must not exceed the mask.
         let allowed = (iova.0 | len_bytes) & Self::PAGE_MASK == 0
             && (off | more | last) <= self.ia_mask_as::<PLAIN>()
-            && self.guard_is_ours(slot);
+            && (PLAIN || self.guard_is_ours(slot));
         allowed.then_some((off, last))
     }
 

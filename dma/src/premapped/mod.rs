@@ -347,7 +347,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Premapped<B, S, F,
             if last > device.last_address.0 {
                 return Err(MapError::BeyondMask { phys: segment.phys }.into());
             }
-            if (addr.0 ^ last) & !device.boundary_mask != 0 {
+            if (addr.0 ^ last) & device.beyond_boundary != 0 {
                 return Err(crate::map::crosses(index, device).into());
             }
             *out = DmaSegment {

@@ -107,6 +107,21 @@ mod tests {
                         assert_eq!(fast.and_or_all(a, first, count).0, 0);
                         a.entry(hole).store(was, Ordering::Relaxed);
                     }
+                    if (first | count) & 1 == 0 {
+                        assert_eq!(fast.and_all_even(a, first, count), all);
+                        assert!(!fast.all_zero_even(a, first, count));
+                        fast.clear_even(a, first, count);
+                        assert!(fast.all_zero_even(a, first, count));
+                        assert!(fast.all_zero(a, 0, ENTRIES));
+                        for mark in [first, first + count - 1] {
+                            a.entry(mark).store(1 << 63, Ordering::Relaxed);
+                            assert!(!fast.all_zero_even(a, first, count));
+                            assert_eq!(fast.and_all_even(a, first, count), 0);
+                            a.entry(mark).store(0, Ordering::Relaxed);
+                        }
+                        fast.fill_even(a, first, count, 0xec3 + (7 << 12), 1 << 12);
+                        assert_eq!(content(a), content(b));
+                    }
                     fast.clear(a, first, count);
                     slow.clear(b, first, count);
                     assert!(fast.all_zero(a, 0, ENTRIES) && slow.all_zero(b, 0, ENTRIES));

@@ -9,7 +9,7 @@ use crate::table::Table;
 #[cfg_attr(not(test), allow(dead_code))]
 pub(crate) struct Lanes(());
 
-#[cfg_attr(not(test), allow(dead_code))]
+#[allow(dead_code, reason = "elsewhere the tests compare with it, by some of these")]
 impl Lanes {
     /// What every CPU can do.
     pub(crate) const BASELINE: Lanes = Lanes(());
@@ -96,5 +96,58 @@ impl Lanes {
             // SAFETY: the caller promises that the entry is in the table.
             unsafe { table.entry(index) }.store(0, Ordering::Relaxed);
         }
+    }
+
+    // Runs of an even number of entries from an even one on: no different here.
+
+    /// [`all_zero`](Self::all_zero).
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    #[inline(always)]
+    pub(crate) unsafe fn all_zero_even(self, table: Table, first: usize, count: usize) -> bool {
+        // SAFETY: as promised.
+        unsafe { self.all_zero(table, first, count) }
+    }
+
+    /// [`and_all`](Self::and_all).
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    #[inline(always)]
+    pub(crate) unsafe fn and_all_even(self, table: Table, first: usize, count: usize) -> u64 {
+        // SAFETY: as promised.
+        unsafe { self.and_all(table, first, count) }
+    }
+
+    /// [`fill`](Self::fill).
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    #[inline(always)]
+    pub(crate) unsafe fn fill_even(
+        self,
+        table: Table,
+        first: usize,
+        count: usize,
+        descriptor: u64,
+        step: u64,
+    ) {
+        // SAFETY: as promised.
+        unsafe { self.fill(table, first, count, descriptor, step) };
+    }
+
+    /// [`clear`](Self::clear).
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    #[inline(always)]
+    pub(crate) unsafe fn clear_even(self, table: Table, first: usize, count: usize) {
+        // SAFETY: as promised.
+        unsafe { self.clear(table, first, count) };
     }
 }

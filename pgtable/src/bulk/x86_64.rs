@@ -48,10 +48,31 @@ macro_rules! widest {
 /// bytes, at least one of them.
 #[derive(Clone, Copy)]
 pub(super) struct Pairs {
-    /// Behind the last.
-    pub(super) end: *mut u64,
+    pub(super) start: *mut u64,
     /// A multiple of 16, and not 0.
     pub(super) bytes: usize,
+}
+
+impl Pairs {
+    /// # Safety
+    ///
+    /// The entries lie in the table, and are an even run of at least two.
+    #[inline(always)]
+    unsafe fn of(table: Table, first: usize, count: usize) -> Self {
+        debug_assert!((first | count) & 1 == 0 && count > 0);
+        Pairs {
+            // SAFETY: as promised.
+            start: unsafe { table.entry_ptr(first) }.as_ptr(),
+            bytes: count << 3,
+        }
+    }
+
+    /// Behind the last.
+    #[cfg(feature = "avx2")]
+    #[inline(always)]
+    pub(super) fn end(&self) -> *mut u64 {
+        self.start.wrapping_byte_add(self.bytes)
+    }
 }
 
 /// A run of entries, at least one, cut up.
@@ -92,10 +113,9 @@ impl Cut {
             return None;
         }
         let start = self.first + usize::from(self.head);
-        // SAFETY: the run has these entries; the end may be one behind its last.
-        let end = unsafe { self.table.entry_ptr(start).byte_add(self.bytes) };
         Some(Pairs {
-            end: end.as_ptr(),
+            // SAFETY: the run has this entry.
+            start: unsafe { self.table.entry_ptr(start) }.as_ptr(),
             bytes: self.bytes,
         })
     }
@@ -256,5 +276,67 @@ impl Lanes {
             // SAFETY: the last entry of the run.
             unsafe { table.entry(cut.last) }.store(0, Ordering::Relaxed);
         }
+    }
+
+    // The same for an even number of entries from an even one on, at least two:
+    // pairs and nothing else.
+
+    /// [`all_zero`](Self::all_zero) of an even run.
+    ///
+    /// # Safety
+    ///
+    /// The entries lie in the table, and are an even run of at least two.
+    #[inline(always)]
+    pub(crate) unsafe fn all_zero_even(self, table: Table, first: usize, count: usize) -> bool {
+        // SAFETY: as promised.
+        let pairs = unsafe { Pairs::of(table, first, count) };
+        // SAFETY: pairs of the run; with `four` the CPU has AVX2.
+        unsafe { widest!(self, pairs, or()) == 0 }
+    }
+
+    /// [`and_all`](Self::and_all) of an even run.
+    ///
+    /// # Safety
+    ///
+    /// As [`all_zero_even`](Self::all_zero_even).
+    #[inline(always)]
+    pub(crate) unsafe fn and_all_even(self, table: Table, first: usize, count: usize) -> u64 {
+        // SAFETY: as promised.
+        let pairs = unsafe { Pairs::of(table, first, count) };
+        // SAFETY: pairs of the run; with `four` the CPU has AVX2.
+        unsafe { widest!(self, pairs, and()) }
+    }
+
+    /// [`fill`](Self::fill) of an even run.
+    ///
+    /// # Safety
+    ///
+    /// As [`all_zero_even`](Self::all_zero_even).
+    #[inline(always)]
+    pub(crate) unsafe fn fill_even(
+        self,
+        table: Table,
+        first: usize,
+        count: usize,
+        descriptor: u64,
+        step: u64,
+    ) {
+        // SAFETY: as promised.
+        let pairs = unsafe { Pairs::of(table, first, count) };
+        // SAFETY: pairs of the run; with `four` the CPU has AVX2.
+        unsafe { widest!(self, pairs, fill(descriptor, step)) };
+    }
+
+    /// [`clear`](Self::clear) of an even run.
+    ///
+    /// # Safety
+    ///
+    /// As [`all_zero_even`](Self::all_zero_even).
+    #[inline(always)]
+    pub(crate) unsafe fn clear_even(self, table: Table, first: usize, count: usize) {
+        // SAFETY: as promised.
+        let pairs = unsafe { Pairs::of(table, first, count) };
+        // SAFETY: pairs of the run; with `four` the CPU has AVX2.
+        unsafe { widest!(self, pairs, clear()) };
     }
 }

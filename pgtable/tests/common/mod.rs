@@ -64,6 +64,16 @@ impl<F: Format, M: TableMemory> Fixture<F, M> {
         self.table.map(&slot, Iova(iova), PhysAddr(pa), len, prot)
     }
 
+    /// The short way first, as callers in a hurry go.
+    pub fn map_at_once(&self, iova: u64, pa: u64, len: u64, prot: Prot) -> Result<(), MapError> {
+        let slot = self.slots.enter_fallback();
+        let (iova, pa) = (Iova(iova), PhysAddr(pa));
+        if self.table.map_at_once(&slot, iova, pa, len, prot) {
+            return Ok(());
+        }
+        self.table.map(&slot, iova, pa, len, prot)
+    }
+
     pub fn map_pages(
         &self,
         iova: u64,
@@ -93,6 +103,20 @@ impl<F: Format, M: TableMemory> Fixture<F, M> {
         let tables = std::mem::take(&mut log.detached);
         // SAFETY: no walker reads these tables.
         unsafe { self.table.release(tables) };
+        Ok(log)
+    }
+
+    /// The short way first, as callers in a hurry go.
+    pub fn unmap_at_once(&self, iova: u64, len: u64) -> Result<Log, UnmapError> {
+        let done = {
+            let slot = self.slots.enter_fallback();
+            self.table.unmap_pages(&slot, Iova(iova), len)
+        };
+        if !done {
+            return self.unmap(iova, len);
+        }
+        let mut log = Log::default();
+        log.leaves(Iova(iova), len, Level::LAST);
         Ok(log)
     }
 

@@ -159,13 +159,15 @@ impl<F: Format> Machine<F> {
         let (start, count) = self.range(choices);
         let prot = Self::prot(choices);
         // Half the time aligned with the IOVA, so that blocks and runs fit.
-        let skew = if choices.byte() & 1 == 0 {
-            0
+        let how = choices.byte();
+        let skew = if how & 1 == 0 { 0 } else { choices.byte() };
+        let (iova, len) = (self.iova(start), count * self.page);
+        let pa = (iova & ((1 << 30) - 1)) + skew * self.page;
+        let result = if how & 2 == 0 {
+            self.f.map(iova, pa, len, prot)
         } else {
-            choices.byte()
+            self.f.map_at_once(iova, pa, len, prot)
         };
-        let pa = (self.iova(start) & ((1 << 30) - 1)) + skew * self.page;
-        let result = self.f.map(self.iova(start), pa, count * self.page, prot);
         self.after_map(result, start, &[(pa, count)], prot);
     }
 
@@ -231,7 +233,8 @@ impl<F: Format> Machine<F> {
     fn unmap(&mut self, choices: &mut Choices<'_>) {
         let (mut start, mut count) = self.range(choices);
         // Often exactly what one leaf or several hold.
-        if !choices.byte().is_multiple_of(4)
+        let how = choices.byte();
+        if !how.is_multiple_of(4)
             && let Some(page) = self.model.next(start)
         {
             start = page;
@@ -257,7 +260,13 @@ impl<F: Format> Machine<F> {
             })
         });
         let before = self.f.table.stats();
-        match self.f.unmap(self.iova(start), count * self.page) {
+        let (iova, len) = (self.iova(start), count * self.page);
+        let result = if how & 4 == 0 {
+            self.f.unmap(iova, len)
+        } else {
+            self.f.unmap_at_once(iova, len)
+        };
+        match result {
             Ok(log) => {
                 assert!(whole && !cut);
                 // A6: what the sink heard is the range, each byte once.

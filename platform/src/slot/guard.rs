@@ -12,12 +12,15 @@ use crate::sync::atomic::{Ordering, fence};
 ///
 /// Neither `Send` nor `Sync`: the slot belongs to this thread or CPU. Ends the
 /// section when dropped.
-// Two words: what is made and dropped with every request should fit into
-// registers.
+// Three words, so that what is made and dropped with every request stays in
+// registers. The number is known to whoever enters: read back from the state it
+// would come two loads later, and what a slot keeps is found with it.
 #[derive(Debug)]
+#[repr(C)]
 pub struct SlotGuard<'s> {
     slots: &'s Slots,
-    /// One of `slots.states`.
+    index: usize,
+    /// `slots.states[index]`.
     state: &'s SlotState,
     _not_send: PhantomData<*mut ()>,
 }
@@ -25,12 +28,14 @@ pub struct SlotGuard<'s> {
 impl<'s> SlotGuard<'s> {
     /// # Safety
     ///
-    /// * `state` is of this table.
+    /// * `index` is below the number of states of this table.
     /// * If it is the fallback's, the caller has acquired its lock, which the
     ///   guard releases; else no other thread or CPU enters this slot while the
     ///   guard lives.
     #[inline]
-    pub(super) unsafe fn enter(slots: &'s Slots, state: &'s SlotState) -> Result<Self, Reentered> {
+    pub(super) unsafe fn enter(slots: &'s Slots, index: usize) -> Result<Self, Reentered> {
+        // SAFETY: as promised by the caller.
+        let state: &SlotState = unsafe { slots.states.get_unchecked(index) };
         let now = state.section.load(Ordering::Relaxed);
         if now & STATE != OUTSIDE {
             return Err(Reentered);
@@ -39,6 +44,7 @@ impl<'s> SlotGuard<'s> {
         Ok(SlotGuard {
             slots,
             state,
+            index,
             _not_send: PhantomData,
         })
     }
@@ -46,7 +52,8 @@ impl<'s> SlotGuard<'s> {
     /// The slot this guard is of.
     #[inline]
     pub fn index(&self) -> SlotIndex {
-        self.state.index
+        // A table has far fewer than 2^32.
+        SlotIndex(self.index as u32)
     }
 
     /// The table the slot belongs to.
@@ -139,10 +146,13 @@ impl Drop for SlotGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         let section = &self.state.section;
-        // `next(OUTSIDE)`, which is zero in the low bits, in two operations.
-        let outside = section.load(Ordering::Relaxed).wrapping_add(STATE) & !STATE;
-        section.store(outside, Ordering::Release);
-        if outside & SHARED != 0 {
+        let shared = section.load(Ordering::Relaxed) & SHARED != 0;
+        // Inside, not paused: a pause borrows the guard. Read a second time, so
+        // that load, addition and store are one instruction.
+        let inside = section.load(Ordering::Relaxed);
+        debug_assert_eq!(inside & STATE, INSIDE);
+        section.store(inside.wrapping_add(STATE + 1 - INSIDE), Ordering::Release);
+        if shared {
             leave_fallback(self.slots);
         }
     }

@@ -120,8 +120,6 @@ pub(crate) struct SlotState {
     /// Zero unless the owner has to look closer: [`SYMMETRIC`], and [`REVOKED`],
     /// which outsiders raise under `Slots::outsider`.
     attention: AtomicU8,
-    /// Which one of its table it is.
-    index: SlotIndex,
 }
 
 /// A table of slots, shared by everything that one request passes through.
@@ -155,7 +153,6 @@ impl Slots {
                 CachePadded::new(SlotState {
                     section: AtomicU64::new(if index == own { SHARED } else { 0 }),
                     attention: AtomicU8::new(calm),
-                    index: SlotIndex(index as u32),
                 })
             })
             .collect();
@@ -218,10 +215,9 @@ impl Slots {
         if own >= self.own {
             return Ok(self.enter_fallback());
         }
-        // SAFETY: the table has one state more than `own` says.
-        let state = unsafe { self.states.get_unchecked(own) };
-        // SAFETY: the slot is the caller's alone as promised.
-        unsafe { SlotGuard::enter(self, state) }
+        // SAFETY: the table has one state more than `self.own` says; the slot is
+        // the caller's alone as promised.
+        unsafe { SlotGuard::enter(self, own) }
     }
 
     /// Enters the fallback slot: safe for anybody, under a lock. Do not call it
@@ -231,7 +227,7 @@ impl Slots {
     pub fn enter_fallback(&self) -> SlotGuard<'_> {
         self.fallback.acquire();
         // SAFETY: the lock is ours, and the guard releases it.
-        match unsafe { SlotGuard::enter(self, &self.states[self.own]) } {
+        match unsafe { SlotGuard::enter(self, self.own) } {
             Ok(guard) => guard,
             Err(Reentered) => unreachable!("a guard of the fallback holds its lock, paused or not"),
         }
