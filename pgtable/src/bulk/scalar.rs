@@ -9,7 +9,10 @@ use crate::table::Table;
 #[cfg_attr(not(test), allow(dead_code))]
 pub(crate) struct Lanes(());
 
-#[allow(dead_code, reason = "elsewhere the tests compare with it, by some of these")]
+#[allow(
+    dead_code,
+    reason = "elsewhere the tests compare with it, by some of these"
+)]
 impl Lanes {
     /// What every CPU can do.
     pub(crate) const BASELINE: Lanes = Lanes(());
