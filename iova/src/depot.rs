@@ -1,6 +1,6 @@
 //! The depot: full magazines that slots hand on to one another, per class.
 
-use crate::magazine::{List, Magazine};
+use crate::magazine::{CAPACITY, List, Magazine};
 
 /// Empty magazines a class keeps at hand.
 const SPARES: usize = 8;
@@ -29,6 +29,11 @@ impl Depot {
     /// Full magazines.
     pub(crate) fn len(&self) -> usize {
         self.full.len()
+    }
+
+    /// Pages in the full magazines of a depot of this class.
+    pub(crate) fn pages(&self, class: usize) -> u64 {
+        ((self.len() * CAPACITY) as u64) << class
     }
 
     /// All magazines.

@@ -17,7 +17,7 @@ use crate::{
     depot::Depot,
     index::{Index, ceil_lg2},
     live::LiveMap,
-    magazine::{CAPACITY, Pair},
+    magazine::Pair,
     number,
     range::TokenKey,
     trim::Deadline,
@@ -403,7 +403,7 @@ impl IovaDomain {
     /// called with a guard of the domain's slots alive on the same thread.
     pub fn stats(&self) -> IovaStats {
         self.slots().exclusive(None, |exclusive| {
-            let mut cached_pages = self.depot_pages();
+            let mut cached_pages = 0;
             let mut magazines = 0;
             let mut depot_magazines = 0;
             for slot in self.slots().indices() {
@@ -411,8 +411,12 @@ impl IovaDomain {
                 cached_pages += cache.pages();
                 magazines += cache.classes.iter().map(Pair::magazines).sum::<usize>();
             }
-            for depot in &self.depots {
-                let depot = depot.lock();
+            // All at once, and until the index was asked: a trim, which needs no
+            // section, would else be seen on both sides or on neither. Nobody
+            // else holds two of them.
+            let depots: [_; CLASSES] = core::array::from_fn(|class| self.depots[class].lock());
+            for (class, depot) in depots.iter().enumerate() {
+                cached_pages += depot.pages(class);
                 depot_magazines += depot.len();
                 magazines += depot.magazines();
             }
@@ -421,9 +425,7 @@ impl IovaDomain {
     }
 
     fn depot_pages(&self) -> u64 {
-        let pages = |(class, depot): (usize, &ShortMutex<Depot>)| {
-            ((depot.lock().len() * CAPACITY) as u64) << class
-        };
+        let pages = |(class, depot): (usize, &ShortMutex<Depot>)| depot.lock().pages(class);
         self.depots.iter().enumerate().map(pages).sum()
     }
 
