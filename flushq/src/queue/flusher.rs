@@ -308,7 +308,8 @@ impl<T: Send, X: Merge, R: Rings<T>> FlushQueue<T, X, R> {
         let (mut flusher, flushed, extra) = slot.pause(|| {
             let mut flusher = self.flusher.lock();
             // Another flusher may have been faster.
-            let due = now.is_none_or(|now| now.0 >= self.due.load(Ordering::Relaxed));
+            let stamp = self.due.load(Ordering::Relaxed);
+            let due = now.is_none_or(|now| now.0 >= stamp);
             let mut flushed = flusher.flushed.iter().enumerate();
             let wanted = due
                 && (self.has_extra.load(Ordering::Relaxed)
@@ -317,7 +318,13 @@ impl<T: Send, X: Merge, R: Rings<T>> FlushQueue<T, X, R> {
             if wanted {
                 extra = self.flush(&mut flusher, backend, context, timeout)?;
             } else if due {
-                self.due.store(NOT_STAMPED, Ordering::Relaxed);
+                // Not a time that a poll gave to something that came meanwhile.
+                let _ = self.due.compare_exchange(
+                    stamp,
+                    NOT_STAMPED,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
             }
             Ok::<_, Late>((flusher, wanted, extra))
         })?;
@@ -374,12 +381,17 @@ impl<T: Send, X: Merge, R: Rings<T>> FlushQueue<T, X, R> {
         // Before the snapshot: a poll that sees an entry pushed after it gives
         // that entry a time, which must last.
         let due = self.due.swap(NOT_STAMPED, Ordering::Relaxed);
+        let mut taken = Taken {
+            extra: None,
+            due,
+            from: self,
+        };
         self.take_snapshot(flusher);
-        let extra = {
+        taken.extra = Some({
             let mut extra = self.extra.lock();
             self.has_extra.store(false, Ordering::Relaxed);
             core::mem::take(&mut *extra)
-        };
+        });
         let done = Self::invalidate_and_wait(backend, context, timeout);
         #[cfg(test)]
         let done = match self.fault {
@@ -391,19 +403,10 @@ impl<T: Send, X: Merge, R: Rings<T>> FlushQueue<T, X, R> {
             Fault::IgnoreFailure => Ok(()),
             _ => done,
         };
-        match done {
-            Ok(()) => {
-                self.flushes.fetch_add(1, Ordering::Relaxed);
-                flusher.flushed.copy_from_slice(&flusher.snapshot);
-                Ok(extra)
-            }
-            Err(late) => {
-                self.add_extra(extra);
-                self.failed.fetch_add(1, Ordering::Relaxed);
-                self.due.fetch_min(due, Ordering::Relaxed);
-                Err(late)
-            }
-        }
+        done?;
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+        flusher.flushed.copy_from_slice(&flusher.snapshot);
+        Ok(taken.extra.take().unwrap_or_default())
     }
 
     #[cold]
@@ -466,6 +469,24 @@ impl<T: Send, X: Merge, R: Rings<T>> FlushQueue<T, X, R> {
             }
         }
         released
+    }
+}
+
+/// What a flush has taken out of the queue. It goes back unless the flush takes
+/// it out of here: where that fails, or where the backend unwinds.
+struct Taken<'q, T: Send, X: Merge, R: Rings<T>> {
+    extra: Option<X>,
+    due: u64,
+    from: &'q FlushQueue<T, X, R>,
+}
+
+impl<T: Send, X: Merge, R: Rings<T>> Drop for Taken<'_, T, X, R> {
+    fn drop(&mut self) {
+        if let Some(extra) = self.extra.take() {
+            self.from.add_extra(extra);
+            self.from.failed.fetch_add(1, Ordering::Relaxed);
+            self.from.due.fetch_min(self.due, Ordering::Relaxed);
+        }
     }
 }
 

@@ -470,3 +470,53 @@ fn a2_l2_what_waits_beside_entries_waits_as_they_do() {
     assert_eq!(done.extra, Names(vec!["second"]));
     assert!(queue.is_empty());
 }
+
+/// What waits beside the entries, and when, survives a backend that unwinds.
+#[test]
+fn a11_a_flush_that_unwinds_loses_nothing() {
+    #[derive(Debug, Default, PartialEq)]
+    struct Pages(u64);
+    impl Merge for Pages {
+        fn merge(&mut self, other: Self) {
+            self.0 += other.0;
+        }
+    }
+    const WAIT: u64 = 10;
+    let config = QueueConfig {
+        entries_per_slot: 4,
+        timeout_ns: WAIT,
+    };
+    let slots = Arc::new(Slots::new(1, Fences::Symmetric).unwrap());
+    let queue: FlushQueue<usize, Pages> = FlushQueue::new(config, slots.clone()).unwrap();
+    let model = Model::new(4);
+    let mut slot = slots.enter_fallback();
+    let room = queue.room(&mut slot).unwrap();
+    room.push_with(model.unmap(0), Pages(3));
+    let poll = |slot: &mut SlotGuard<'_>, now| {
+        let wait = Timeout::DEFAULT;
+        queue.poll(slot, TimeNs(now), &model, &(), wait, |_, page| {
+            assert!(!model.is_stale(page));
+        })
+    };
+    assert_eq!(poll(&mut slot, 1), Ok(Flushed::default()));
+    *model.meanwhile.lock() = Some(alloc::boxed::Box::new(|| panic!("the backend unwinds")));
+    let unwound =
+        std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| poll(&mut slot, 1 + WAIT)));
+    assert!(unwound.is_err());
+    assert_eq!(queue.next_deadline(), Some(TimeNs(1 + WAIT)));
+    assert_eq!(
+        queue.stats(),
+        FlushStats {
+            flushes: 0,
+            failed: 1
+        }
+    );
+    *model.meanwhile.lock() = None;
+    let done = Flushed {
+        flushed: true,
+        released: 1,
+        extra: Pages(3),
+    };
+    assert_eq!(poll(&mut slot, 1 + WAIT), Ok(done));
+    assert_eq!(queue.next_deadline(), None);
+}
