@@ -73,7 +73,8 @@ fn entry_lg2(range: &TlbRange) -> u32 {
     match range.level {
         Some(level) if range.leaf_only => {
             let above_last = (Level::LAST.get() - level.get()) as u32;
-            granule.lg2() + above_last * granule.index_bits()
+            // No format has a leaf beyond 63 bits (level -1 with 64 KiB).
+            (granule.lg2() + above_last * granule.index_bits()).min(63)
         }
         _ => granule.lg2(),
     }
@@ -193,6 +194,12 @@ mod tests {
             ..range(1024)
         };
         assert_eq!(count(&blocks).by_address, 2, "two blocks of 2 MiB");
+        let nowhere = TlbRange {
+            granule: Granule::K64,
+            level: Level::new(-1),
+            ..range(512)
+        };
+        assert_eq!(count(&nowhere).by_address, 1, "no leaf is so large");
         let table = TlbRange {
             level: None,
             leaf_only: false,
