@@ -5,6 +5,7 @@ use core::{fmt::Write as _, time::Duration};
 use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
+    time::Instant,
 };
 
 use dmabench_platform::sync::Mutex;
@@ -93,6 +94,8 @@ struct State {
     /// Bytes that were received and belong to no line yet.
     input: VecDeque<u8>,
     broken: Option<QemuError>,
+    /// For one answer, whatever else comes before it.
+    timeout: Duration,
 }
 
 impl Qtest {
@@ -110,6 +113,7 @@ impl Qtest {
                     stream,
                     input: VecDeque::new(),
                     broken: None,
+                    timeout,
                 }),
                 process,
                 timeout,
@@ -196,8 +200,9 @@ impl State {
     }
 
     fn answer(&mut self) -> Result<u64, Failed> {
+        let begun = Instant::now();
         loop {
-            let line = self.line()?;
+            let line = self.line(begun)?;
             // Interrupt lines that change announce themselves between answers.
             if line.starts_with("IRQ ") {
                 continue;
@@ -206,10 +211,16 @@ impl State {
         }
     }
 
-    /// The next line without its end.
-    fn line(&mut self) -> Result<String, Failed> {
+    /// The next line without its end, for an answer that is waited for since
+    /// `begun`.
+    fn line(&mut self, begun: Instant) -> Result<String, Failed> {
         let mut searched = 0;
         loop {
+            // The stream's own limit is for each read, and begins anew with each
+            // byte that comes.
+            if begun.elapsed() > self.timeout {
+                return Err(Failed::Late);
+            }
             if let Some(at) = self.input.iter().skip(searched).position(|b| *b == b'\n') {
                 let bytes: Vec<u8> = self.input.drain(..=searched + at).collect();
                 let text = String::from_utf8_lossy(&bytes[..bytes.len() - 1]);
@@ -251,6 +262,7 @@ mod tests {
             stream: ours,
             input: VecDeque::new(),
             broken: None,
+            timeout: Duration::from_millis(200),
         };
         (state, theirs)
     }
@@ -272,6 +284,25 @@ mod tests {
         let mut sent = [0; 64];
         let n = late.join().unwrap().read(&mut sent).unwrap();
         assert_eq!(&sent[..n], b"readl 0x8\nwriteb 0x9 0x1\nreadl 0xa\n");
+    }
+
+    /// A peer that always has something to say, and never the answer.
+    #[test]
+    fn a_wait_for_an_answer_ends_among_interrupt_lines() {
+        let (mut state, mut peer) = state();
+        let talker = std::thread::spawn(move || {
+            // Ends when the reader is gone, or late enough to show.
+            for _ in 0..600 {
+                if peer.write_all(b"IRQ raise 1\nIRQ lower 1\n").is_err() {
+                    return true;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            false
+        });
+        assert!(matches!(state.answer(), Err(Failed::Late)));
+        drop(state);
+        assert!(talker.join().unwrap(), "it went on for seconds");
     }
 
     #[test]
