@@ -53,6 +53,10 @@ impl Iterator for Places<'_> {
             if start == 0 || device.crosses_boundary(start + offset, segment.len_bytes) {
                 return Some(Err(crosses(index, device)));
             }
+            // Each granule of the gap is a piece for the tables, and counted.
+            if usize::try_from((start - self.end) / self.granule.bytes()).is_err() {
+                return Some(Err(MapError::TooLong));
+            }
         }
         let place = Place {
             gap: start - self.end,

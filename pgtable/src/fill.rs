@@ -110,7 +110,8 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             let window = 1_u64 << F::OA_LINEAR_LG2;
             while count > 0 {
                 let left = (window - (pa & (window - 1))) >> shift;
-                let part = count.min(left as usize);
+                // In 64 bits: `left` may be 2^32, which a smaller `usize` has not.
+                let part = left.min(count as u64) as usize;
                 // SAFETY: part of the run.
                 unsafe {
                     self.lanes

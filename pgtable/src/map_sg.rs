@@ -458,7 +458,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             Self::ENTRIES
         };
         let pages = ((whole.last - off) >> F::PAGE_LG2) + 1;
-        let room = (pages as usize).min(entries - index);
+        let room = pages.min((entries - index) as u64) as usize;
         Ok(Cursor {
             table,
             index,

@@ -214,9 +214,9 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
 
     /// Whether any entry of the leaf or run that begins at `start` is marked.
     fn run_is_dirty(&self, start: u64, shift: u32, leaf: &Translation) -> bool {
-        let step = 1_u64 << shift;
-        (start..start + leaf.page_bytes)
-            .step_by(step as usize)
+        // By number: a block may be larger than `usize`.
+        (0..leaf.page_bytes >> shift)
+            .map(|number| start + (number << shift))
             .any(|off| matches!(self.find(off).0, Some((d, ..)) if d & DBM != 0 && crate::dirty::is_dirty(d)))
     }
 

@@ -56,7 +56,7 @@ impl Search {
     pub(super) fn last_before(&self, phys: PhysAddr) -> Option<usize> {
         let distance = phys.0.checked_sub(self.base)?;
         // Behind the last bucket: as at its end.
-        let bucket = ((distance >> self.shift) as usize).min(self.buckets.len() - 2);
+        let bucket = (distance >> self.shift).min(self.buckets.len() as u64 - 2) as usize;
         let (from, to) = (
             self.buckets[bucket] as usize,
             self.buckets[bucket + 1] as usize,
