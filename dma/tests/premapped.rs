@@ -264,3 +264,21 @@ fn look_ups_run_beside_registering() {
     premapped.unregister(steady).unwrap();
     premapped.close().unwrap();
 }
+
+/// Without an unmap there is no moment at which caches could be maintained.
+#[test]
+fn a_device_that_does_not_snoop_is_refused() {
+    let premapped: TestPremapped = Premapped::new(domain(Mode::Strict));
+    let (device, blind) = (Device::new(), Device::new().coherent(false));
+    let memory = segment(0x10_0000, 0x4000);
+    let refused = premapped.register(&blind, memory, BOTH).map(|_| ());
+    assert_eq!(refused.unwrap_err(), RegisterError::NotCoherent);
+    let refused = premapped.register_all(&blind, &[memory], BOTH).map(|_| ());
+    assert_eq!(refused.unwrap_err(), RegisterError::NotCoherent);
+    assert_eq!(premapped.domain().stats().live_mappings, 0);
+    let region = premapped.register(&device, memory, BOTH).unwrap();
+    let found = premapped.map(&blind, segment(0x10_0000, 8), BOTH);
+    assert_eq!(found, Err(LookUpError::NotCoherent));
+    premapped.unregister(region).unwrap();
+    premapped.close().unwrap();
+}

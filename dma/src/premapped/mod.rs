@@ -8,7 +8,9 @@
 //! [`Premapped::unregister`] has returned. That is an agreement and no window:
 //! the memory is the device's for so long, and its owner gives nobody a buffer of
 //! it that the device must not see or change. Only whole granules can be
-//! registered, so that at least nothing else comes along.
+//! registered, so that at least nothing else comes along. And it is for devices
+//! that see the CPU's caches: for others each request has to maintain them, before
+//! and after, and there is no after here.
 
 mod search;
 mod table;
@@ -55,6 +57,9 @@ impl Region {
     }
 }
 
+const NOT_COHERENT: &str =
+    "the device does not snoop, so registered memory would be stale: map each list (`map_list`)";
+
 /// Why memory was not registered. Nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -65,6 +70,9 @@ pub enum RegisterError {
         /// The granule in bytes.
         granule_bytes: u64,
     },
+    /// The device does not see the CPU's caches: there is no unmap at which they
+    /// could be maintained.
+    NotCoherent,
     /// Part of it is registered.
     Overlaps(Segment),
     /// It was not mapped.
@@ -78,6 +86,7 @@ impl fmt::Display for RegisterError {
                 f,
                 "only whole granules of {granule_bytes} bytes can be registered: align the memory"
             ),
+            RegisterError::NotCoherent => f.write_str(NOT_COHERENT),
             RegisterError::Overlaps(other) => write!(
                 f,
                 "part of it is registered with the {} bytes at {}: register it once",
@@ -106,6 +115,9 @@ pub enum LookUpError {
         /// What it is registered for.
         registered: Direction,
     },
+    /// The device does not see the CPU's caches, and what is registered is for
+    /// devices that do.
+    NotCoherent,
     /// The list or one of its segments is not for this device.
     Map(MapError),
 }
@@ -121,6 +133,7 @@ impl fmt::Display for LookUpError {
                 f,
                 "the region of segment {index} is registered as {registered:?}: register it for both"
             ),
+            LookUpError::NotCoherent => f.write_str(NOT_COHERENT),
             LookUpError::Map(error) => error.fmt(f),
         }
     }
@@ -232,6 +245,9 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Premapped<B, S, F,
                 granule_bytes: F::GRANULE.bytes(),
             });
         }
+        if !device.is_coherent() {
+            return Err(RegisterError::NotCoherent);
+        }
         let mapping = self
             .domain
             .map(&device.as_one_segment(), memory, direction)
@@ -304,6 +320,9 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Premapped<B, S, F,
         let Ok(slot) = self.domain.slots.enter_pinned(&pin) else {
             return Err(MapError::Reentered.into());
         };
+        if !device.is_coherent() {
+            return Err(LookUpError::NotCoherent);
+        }
         if segments.is_empty() {
             return Err(MapError::EmptyList.into());
         }
