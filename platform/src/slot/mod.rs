@@ -81,6 +81,8 @@ pub enum SlotsError {
         /// What was asked for.
         asked: usize,
     },
+    /// No memory for the table.
+    NoMemory,
 }
 
 impl fmt::Display for SlotsError {
@@ -88,6 +90,9 @@ impl fmt::Display for SlotsError {
         match self {
             SlotsError::TooMany { asked } => {
                 write!(f, "{asked} slots asked for, at most {} exist", Slots::MAX)
+            }
+            SlotsError::NoMemory => {
+                f.write_str("no memory for the table of slots: free some, or use fewer slots")
             }
         }
     }
@@ -143,19 +148,25 @@ impl Slots {
 
     /// A table with `own` slots for CPUs or threads and the fallback. `own` may
     /// be 0: everybody then shares the fallback.
+    ///
+    /// # Errors
+    ///
+    /// [`SlotsError`].
     pub fn new(own: usize, fences: Fences) -> Result<Self, SlotsError> {
         if own > Self::MAX {
             return Err(SlotsError::TooMany { asked: own });
         }
         let calm = if fences.is_asymmetric() { 0 } else { SYMMETRIC };
-        let states: Vec<_> = (0..=own)
-            .map(|index| {
-                CachePadded::new(SlotState {
-                    section: AtomicU64::new(if index == own { SHARED } else { 0 }),
-                    attention: AtomicU8::new(calm),
-                })
+        let mut states = Vec::new();
+        states
+            .try_reserve_exact(own + 1)
+            .map_err(|_| SlotsError::NoMemory)?;
+        states.extend((0..=own).map(|index| {
+            CachePadded::new(SlotState {
+                section: AtomicU64::new(if index == own { SHARED } else { 0 }),
+                attention: AtomicU8::new(calm),
             })
-            .collect();
+        }));
         Ok(Slots {
             states: states.into_boxed_slice(),
             calm,
