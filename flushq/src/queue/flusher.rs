@@ -1,6 +1,6 @@
 //! The queue itself: who pushes, who flushes, what is released when.
 
-use alloc::{boxed::Box, sync::Arc as StdArc};
+use alloc::{boxed::Box, sync::Arc as StdArc, vec::Vec};
 use core::{fmt, marker::PhantomData};
 
 use dmabench_platform::{
@@ -91,7 +91,7 @@ impl<T: Send, X: Merge, R: Rings<T>> FlushQueue<T, X, R> {
     ///
     /// # Errors
     ///
-    /// [`QueueConfigError::BadSize`].
+    /// [`QueueConfigError`].
     pub fn new(config: QueueConfig, slots: StdArc<Slots>) -> Result<Self, QueueConfigError> {
         let size = config.entries_per_slot;
         let max = FlushQueue::<T, X>::MAX_ENTRIES;
@@ -100,7 +100,7 @@ impl<T: Send, X: Merge, R: Rings<T>> FlushQueue<T, X, R> {
                 entries_per_slot: size,
             });
         }
-        let rings = R::with_size(size, slots.count());
+        let rings = R::with_size(size, slots.count()).ok_or(QueueConfigError::NoMemory)?;
         let count = rings.count();
         Ok(FlushQueue {
             slots,
@@ -108,9 +108,9 @@ impl<T: Send, X: Merge, R: Rings<T>> FlushQueue<T, X, R> {
             config,
             at_once: u64::MAX,
             flusher: Mutex::new(Flusher {
-                flushed: alloc::vec![0; count].into_boxed_slice(),
-                released: alloc::vec![0; count].into_boxed_slice(),
-                snapshot: alloc::vec![0; count].into_boxed_slice(),
+                flushed: zeros(count)?,
+                released: zeros(count)?,
+                snapshot: zeros(count)?,
             }),
             extra: Mutex::new(X::default()),
             has_extra: AtomicBool::new(false),
@@ -560,6 +560,14 @@ impl<T: Send, X: Merge> FlushQueue<T, X, OneRing<T>> {
         self.check_table(slot);
         Some(SharedRoom::new(self, self.rings.0.take()?, slot))
     }
+}
+
+fn zeros(count: usize) -> Result<Box<[u64]>, QueueConfigError> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(count)
+        .map_err(|_| QueueConfigError::NoMemory)?;
+    all.resize(count, 0);
+    Ok(all.into_boxed_slice())
 }
 
 #[cold]

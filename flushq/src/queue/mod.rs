@@ -134,6 +134,8 @@ pub enum QueueConfigError {
         /// What was asked for.
         entries_per_slot: usize,
     },
+    /// No memory for its rings.
+    NoMemory,
 }
 
 impl fmt::Display for QueueConfigError {
@@ -144,6 +146,9 @@ impl fmt::Display for QueueConfigError {
                 "a flush queue of {entries_per_slot} entries cannot be; take a power of two from 2 to {}",
                 FlushQueue::<()>::MAX_ENTRIES
             ),
+            QueueConfigError::NoMemory => {
+                f.write_str("no memory for the flush queue: free some, or take fewer entries")
+            }
         }
     }
 }

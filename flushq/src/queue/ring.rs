@@ -47,13 +47,14 @@ unsafe impl<T: Send> Sync for Ring<T> {}
 unsafe impl<T: Send> Send for Ring<T> {}
 
 impl<T> Ring<T> {
-    /// A ring of `size` places; `size` is a power of two.
-    pub(super) fn new(size: usize) -> Self {
+    /// A ring of `size` places, if there is memory for it; `size` is a power of
+    /// two.
+    pub(super) fn new(size: usize) -> Option<Self> {
         debug_assert!(size.is_power_of_two());
-        let entries: Vec<_> = (0..size)
-            .map(|_| UnsafeCell::new(MaybeUninit::uninit()))
-            .collect();
-        Ring {
+        let mut entries = Vec::new();
+        entries.try_reserve_exact(size).ok()?;
+        entries.extend((0..size).map(|_| UnsafeCell::new(MaybeUninit::uninit())));
+        Some(Ring {
             owner: CachePadded::new(OwnerSide {
                 tail: AtomicU64::new(0),
                 pushed: AtomicU64::new(0),
@@ -63,7 +64,7 @@ impl<T> Ring<T> {
                 head: AtomicU64::new(0),
             }),
             entries: entries.into_boxed_slice(),
-        }
+        })
     }
 
     #[inline]

@@ -19,7 +19,9 @@ mod sealed {
 /// time; `pop` belongs to the holder of the flushers' lock.
 pub trait Rings<T>: sealed::Sealed + Send + Sync {
     #[doc(hidden)]
-    fn with_size(entries: usize, slots: usize) -> Self;
+    fn with_size(entries: usize, slots: usize) -> Option<Self>
+    where
+        Self: Sized;
     #[doc(hidden)]
     fn count(&self) -> usize;
     /// The ring that a slot pushes to.
@@ -51,9 +53,13 @@ pub trait Rings<T>: sealed::Sealed + Send + Sync {
 pub struct PerSlotRings<T>(pub(super) Box<[Ring<T>]>);
 
 impl<T: Send> Rings<T> for PerSlotRings<T> {
-    fn with_size(entries: usize, slots: usize) -> Self {
-        let rings: Vec<_> = (0..slots).map(|_| Ring::new(entries)).collect();
-        PerSlotRings(rings.into_boxed_slice())
+    fn with_size(entries: usize, slots: usize) -> Option<Self> {
+        let mut rings = Vec::new();
+        rings.try_reserve_exact(slots).ok()?;
+        for _ in 0..slots {
+            rings.push(Ring::new(entries)?);
+        }
+        Some(PerSlotRings(rings.into_boxed_slice()))
     }
 
     fn count(&self) -> usize {
@@ -87,8 +93,8 @@ impl<T: Send> Rings<T> for PerSlotRings<T> {
 pub struct OneRing<T>(pub(super) SharedRing<T>);
 
 impl<T: Send> Rings<T> for OneRing<T> {
-    fn with_size(entries: usize, _slots: usize) -> Self {
-        OneRing(SharedRing::new(entries))
+    fn with_size(entries: usize, _slots: usize) -> Option<Self> {
+        SharedRing::new(entries).map(OneRing)
     }
 
     fn count(&self) -> usize {

@@ -45,20 +45,21 @@ unsafe impl<T: Send> Sync for SharedRing<T> {}
 unsafe impl<T: Send> Send for SharedRing<T> {}
 
 impl<T> SharedRing<T> {
-    /// A ring of `size` places; `size` is a power of two.
-    pub(super) fn new(size: usize) -> Self {
+    /// A ring of `size` places, if there is memory for it; `size` is a power of
+    /// two.
+    pub(super) fn new(size: usize) -> Option<Self> {
         debug_assert!(size.is_power_of_two());
-        let places: Vec<_> = (0..size)
-            .map(|_| Place {
-                filled: AtomicU64::new(0),
-                entry: UnsafeCell::new(MaybeUninit::uninit()),
-            })
-            .collect();
-        SharedRing {
+        let mut places = Vec::new();
+        places.try_reserve_exact(size).ok()?;
+        places.extend((0..size).map(|_| Place {
+            filled: AtomicU64::new(0),
+            entry: UnsafeCell::new(MaybeUninit::uninit()),
+        }));
+        Some(SharedRing {
             tail: CachePadded::new(AtomicU64::new(0)),
             head: CachePadded::new(AtomicU64::new(0)),
             places: places.into_boxed_slice(),
-        }
+        })
     }
 
     #[inline]
