@@ -201,6 +201,8 @@ pub enum DomainError {
     Tables(CreateError),
     /// The flush queue.
     Queue(QueueConfigError),
+    /// No memory for the domain's own figures.
+    NoMemory,
     /// The aperture holds addresses that the tables cannot translate.
     ApertureBeyondTables {
         /// First address the tables translate.
@@ -216,6 +218,7 @@ impl fmt::Display for DomainError {
             DomainError::Iova(error) => error.fmt(f),
             DomainError::Tables(error) => error.fmt(f),
             DomainError::Queue(error) => error.fmt(f),
+            DomainError::NoMemory => f.write_str("no memory for the domain: free some"),
             DomainError::ApertureBeyondTables { first, last } => write!(
                 f,
                 "the tables translate {first} to {last} only; keep the aperture inside"

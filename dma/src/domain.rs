@@ -141,10 +141,19 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             Mode::Passthrough => None,
             _ => config.reclaim,
         };
-        let counters: Vec<_> = (0..slots.count()).map(|_| CachePadded::default()).collect();
-        let context = make(&backend, &tables.registers()).map_err(ContextError::Context)?;
+        let no_memory = || ContextError::Domain(DomainError::NoMemory);
+        let mut counters = Vec::new();
+        counters
+            .try_reserve_exact(slots.count())
+            .map_err(|_| no_memory())?;
+        counters.resize_with(slots.count(), CachePadded::default);
+        let tag = DomainTag::take().ok_or_else(no_memory)?;
+        let context = make(&backend, &tables.registers()).map_err(|error| {
+            tag.give_back();
+            ContextError::Context(error)
+        })?;
         Ok(Domain {
-            tag: DomainTag::take(),
+            tag,
             mode,
             sync_timeout: config.sync_timeout,
             source,

@@ -1,6 +1,6 @@
 //! The token of one mapping, and the count of those that got lost.
 
-use alloc::boxed::Box;
+use alloc::{boxed::Box, vec::Vec};
 use core::{
     fmt, ptr,
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
@@ -84,6 +84,17 @@ impl Drop for Mapping {
     }
 }
 
+/// A box, if there is memory for it.
+pub(crate) fn try_box<T>(value: T) -> Option<Box<T>> {
+    let mut one = Vec::new();
+    one.try_reserve_exact(1).ok()?;
+    one.push(value);
+    let one: Box<[T]> = one.into_boxed_slice();
+    debug_assert_eq!(one.len(), 1);
+    // SAFETY: a slice of one `T` has the layout of a `T`, and the box owns it.
+    Some(unsafe { Box::from_raw(Box::into_raw(one).cast::<T>()) })
+}
+
 /// Who a token belongs to. Tags are never freed, so a token that outlives its
 /// domain still has one; a tag is used again for another domain only once every
 /// token of the first one is gone.
@@ -101,8 +112,9 @@ static TAGS: AtomicPtr<DomainTag> = AtomicPtr::new(ptr::null_mut());
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl DomainTag {
-    /// A tag that no other living domain has.
-    pub(crate) fn take() -> &'static DomainTag {
+    /// A tag that no other living domain has; `None` if there is no memory for a
+    /// new one.
+    pub(crate) fn take() -> Option<&'static DomainTag> {
         let mut at = TAGS.load(Ordering::Acquire);
         // SAFETY: a pointer in the list came from `Box::leak`, was published
         // with release and is never freed.
@@ -113,17 +125,17 @@ impl DomainTag {
             if free.is_ok() {
                 tag.leaked.store(0, Ordering::Relaxed);
                 tag.id.store(Self::next_id(), Ordering::Relaxed);
-                return tag;
+                return Some(tag);
             }
             at = tag.next.load(Ordering::Relaxed);
         }
-        let tag: &'static DomainTag = Box::leak(Box::new(DomainTag {
+        let tag: &'static DomainTag = Box::leak(try_box(DomainTag {
             id: AtomicU64::new(Self::next_id()),
             leaked: AtomicU64::new(0),
             held: AtomicU64::new(0),
             in_use: AtomicBool::new(true),
             next: AtomicPtr::new(ptr::null_mut()),
-        }));
+        })?);
         let mut first = TAGS.load(Ordering::Relaxed);
         loop {
             tag.next.store(first, Ordering::Relaxed);
@@ -133,7 +145,7 @@ impl DomainTag {
                 Ordering::Release,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => return tag,
+                Ok(_) => return Some(tag),
                 Err(now) => first = now,
             }
         }

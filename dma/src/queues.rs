@@ -12,6 +12,7 @@ use dmabench_platform::{SlotGuard, SlotSource, Slots, TimeNs};
 
 use crate::{
     Domain, FlushError, Mode,
+    mapping::try_box,
     parked::{Handed, Parked},
 };
 
@@ -43,7 +44,7 @@ impl Queues {
             Mode::Lazy(config) => Queues::PerSlot(FlushQueue::new(config, slots.clone())?),
             Mode::LazySingle(config) => {
                 let queue = SingleQueue::new(config, slots.clone())?;
-                Queues::Single(Box::new(queue))
+                Queues::Single(try_box(queue).ok_or(QueueConfigError::NoMemory)?)
             }
             Mode::LazyParked(config) => {
                 let queue = FlushQueue::new(config, slots.clone())?;
