@@ -17,7 +17,7 @@ use crate::{
     depot::Depot,
     index::{Index, ceil_lg2},
     live::LiveMap,
-    magazine::Pair,
+    magazine::{CAPACITY, Pair},
     number,
     range::TokenKey,
     trim::Deadline,
