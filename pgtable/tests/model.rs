@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::model::run;
+use common::model::{Choices, Machine, arena, run};
 use dmabench_pgtable::{Quirks, S1K4, S1K4Lpa2, S1K16, S1K64, S2K4, S2K16, S2K64, TableConfig};
 use proptest::prelude::*;
 
@@ -39,11 +39,38 @@ proptest! {
     }
 }
 
+/// A machine with something mapped in it, and the bytes that map it.
+fn machine() -> (Machine<S1K4>, Choices<'static>) {
+    let machine = Machine::new(TableConfig::new(48, 48), arena::<S1K4>(), 0);
+    (machine, Choices(&[3, 0, 9, 3, 0]))
+}
+
 #[test]
 #[should_panic(expected = "page ")]
-fn the_model_sees_a_changed_descriptor() {
-    let mut machine = common::model::Machine::<S1K4>::new(TableConfig::new(48, 48));
-    machine.corrupt(&mut common::model::Choices(&[3, 0, 9, 3, 0]));
+fn a_sweep_sees_a_changed_descriptor() {
+    let (mut machine, mut choices) = machine();
+    machine.sweep_corrupted(&mut choices);
+}
+
+#[test]
+#[should_panic(expected = "page ")]
+fn asking_for_every_page_sees_a_changed_descriptor() {
+    let (mut machine, mut choices) = machine();
+    machine.ask_corrupted(&mut choices);
+}
+
+#[test]
+#[should_panic(expected = "page ")]
+fn the_iterator_tells_a_changed_descriptor() {
+    let (mut machine, mut choices) = machine();
+    machine.iterate_corrupted(&mut choices);
+}
+
+#[test]
+#[should_panic(expected = "page ")]
+fn the_check_of_a_range_sees_a_changed_descriptor() {
+    let (mut machine, mut choices) = machine();
+    machine.check_corrupted(&mut choices);
 }
 
 proptest! {

@@ -82,6 +82,14 @@ impl Arena {
         &self.words[self.skew + ((phys.0 - self.base) / 8) as usize]
     }
 
+    /// From the whole slice, so that the pointer reaches the whole table.
+    fn pointer(&self, phys: PhysAddr) -> NonNull<u64> {
+        let at = self.skew + ((phys.0 - self.base) / 8) as usize;
+        let rest = &self.words[at..];
+        assert!(!rest.is_empty());
+        NonNull::from(rest).cast()
+    }
+
     /// Words there are, used or not.
     pub fn table_words(&self) -> usize {
         (self.state.lock().unwrap().next / 8) as usize
@@ -92,19 +100,58 @@ impl Arena {
         &self.words[self.skew + index]
     }
 
+    /// Forgets where free tables lie, so that what comes next finds the arena as if
+    /// it were new. No table is live.
+    pub fn reset(&self) {
+        let mut state = self.state.lock().unwrap();
+        assert!(state.live.is_empty());
+        *state = State::default();
+        self.set_budget(None);
+    }
+
+    /// So many words from `phys` on.
+    ///
+    /// # Safety
+    ///
+    /// Nobody writes to them while they are borrowed.
+    pub unsafe fn words_of(&self, phys: PhysAddr, count: usize) -> &[u64] {
+        let first = self.skew + ((phys.0 - self.base) / 8) as usize;
+        let words = &raw const self.words[first..first + count];
+        // SAFETY: `AtomicU64` has the layout of `u64`, and nobody writes, as the
+        // caller promises. Plain loads go through the words several at a time.
+        unsafe { &*(words as *const [u64]) }
+    }
+
     /// The bits beyond `defined` that some valid descriptor of a live table has.
-    pub fn undefined_bits(&self, defined: u64) -> u64 {
+    ///
+    /// # Safety
+    ///
+    /// Nobody writes to the tables meanwhile.
+    pub unsafe fn undefined_bits(&self, defined: u64) -> u64 {
         let state = self.state.lock().unwrap();
         let mut odd = 0;
         for (start, bytes) in &state.live {
-            let first = self.skew + ((start - self.base) / 8) as usize;
-            for word in &self.words[first..first + bytes / 8] {
-                let word = word.load(Ordering::Relaxed);
+            // SAFETY: the caller's promise.
+            let words = unsafe { self.words_of(PhysAddr(*start), bytes / 8) };
+            for word in words {
                 // All ones if the word is valid.
                 odd |= word & !defined & (word & 1).wrapping_neg();
             }
         }
         odd
+    }
+
+    /// Sets all bytes of a table that nobody else has.
+    ///
+    /// # Safety
+    ///
+    /// The table is in the arena and nobody else uses it.
+    unsafe fn fill(&self, phys: u64, size_bytes: usize, byte: u8) {
+        let first = self.skew + ((phys - self.base) / 8) as usize;
+        let words = &self.words[first..first + size_bytes / 8];
+        // SAFETY: the words are this table's alone, and atomics may be written to
+        // through a shared reference.
+        unsafe { (words.as_ptr() as *mut u64).write_bytes(byte, words.len()) };
     }
 }
 
@@ -132,11 +179,10 @@ unsafe impl TableMemory for Arena {
             }
         };
         state.live.insert(at, size_bytes);
-        for word in (at..at + size_bytes as u64).step_by(8) {
-            self.word(PhysAddr(word)).store(0, Ordering::Relaxed);
-        }
+        // SAFETY: it has just become live, and the caller has not got it yet.
+        unsafe { self.fill(at, size_bytes, 0) };
         Some(TableRef {
-            ptr: NonNull::from(self.word(PhysAddr(at))).cast(),
+            ptr: self.pointer(PhysAddr(at)),
             phys: PhysAddr(at),
         })
     }
@@ -146,17 +192,14 @@ unsafe impl TableMemory for Arena {
         let removed = state.live.remove(&table.phys.0);
         assert_eq!(removed, Some(size_bytes), "freed what was not allocated");
         state.free.entry(size_bytes).or_default().push(table.phys.0);
-        // A walker that still comes here sees garbage that is not zero.
-        for word in (table.phys.0..table.phys.0 + size_bytes as u64).step_by(8) {
-            self.word(PhysAddr(word))
-                .store(0xdead_dead_dead_dea0, Ordering::Relaxed);
-        }
+        // A walker that still comes here sees garbage that is not zero: no table, and
+        // a bit that no descriptor has.
+        // SAFETY: the caller gave it up, and nobody has it yet.
+        unsafe { self.fill(table.phys.0, size_bytes, 0xda) };
     }
 
     unsafe fn phys_to_ptr(&self, phys: PhysAddr) -> NonNull<u64> {
-        let at = self.skew + ((phys.0 - self.base) / 8) as usize;
-        // From the whole slice, so that the pointer reaches the whole table.
-        NonNull::from(&self.words[at..][0]).cast()
+        self.pointer(phys)
     }
 
     fn clean(&self, _first: NonNull<u64>, entries: usize) {

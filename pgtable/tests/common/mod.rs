@@ -3,6 +3,7 @@
 
 pub mod arena;
 pub mod model;
+pub mod raw;
 
 use dmabench_pgtable::{
     CreateError, DetachedTable, DetachedTables, Format, HeapTables, Level, MapError, PageTable,

@@ -1,12 +1,16 @@
 //! A table beside its model, a map of pages, driven by bytes: the property test
 //! makes them up, the fuzzer evolves them.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use dmabench_pgtable::{DirtyMarks, Format, MapError, Prot, Quirks, TableConfig, UnmapError};
-use dmabench_platform::{Iova, PhysAddr};
+use dmabench_platform::{Iova, PhysAddr, SlotGuard};
 
-use super::{Fixture, arena::Arena};
+use super::{
+    Fixture,
+    arena::Arena,
+    raw::{self, RawLeaf},
+};
 
 /// Bytes as a source of choices; zeroes when they run out.
 pub struct Choices<'a>(pub &'a [u8]);
@@ -31,48 +35,82 @@ impl Choices<'_> {
     }
 }
 
-/// What the model knows of a page.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Page {
-    pa: u64,
-    prot: Prot,
+/// What the model knows of a page: its address with the protection and a bit that
+/// says "mapped" in the low twelve; 0 if it is not mapped.
+const MAPPED: u64 = 1;
+
+fn content(pa: u64, prot: Prot) -> u64 {
+    pa | u64::from(prot.bits()) << 1 | MAPPED
 }
 
-/// What is mapped, by number of the page in the window. A plain vector: a tree of
-/// pages took most of the fuzzer's time.
+/// What is mapped, by number of the page in the window. A plain vector, and loops
+/// that do not branch on what is in it: under a fuzzer each comparison and each
+/// load costs a call or two, and a model of `Option`s in a tree took more time
+/// than what it watches.
 #[derive(Default)]
-struct Model(Vec<Option<Page>>);
+struct Model(Vec<u64>);
 
 impl Model {
-    fn get(&self, page: u64) -> Option<Page> {
-        self.0.get(page as usize).copied().flatten()
+    fn get(&self, page: u64) -> u64 {
+        self.0.get(page as usize).copied().unwrap_or(0)
     }
 
-    fn insert(&mut self, page: u64, content: Page) {
-        let page = page as usize;
-        if self.0.len() <= page {
-            self.0.resize(page + 1, None);
+    /// Pages `first..first + count`, those that were never mapped left out.
+    fn range(&self, first: u64, count: u64) -> &[u64] {
+        let end = self.0.len().min((first + count) as usize);
+        self.0.get(first as usize..end).unwrap_or(&[])
+    }
+
+    /// Maps a run of pages; `step` is the distance of their addresses.
+    fn insert(&mut self, first: u64, count: u64, start: u64, step: u64) {
+        let (first, end) = (first as usize, (first + count) as usize);
+        if self.0.len() < end {
+            self.0.resize(end, 0);
         }
-        self.0[page] = Some(content);
+        for (i, word) in self.0[first..end].iter_mut().enumerate() {
+            *word = start + i as u64 * step;
+        }
+    }
+
+    /// Whether the pages are what `insert` would make them.
+    fn is_run(&self, first: u64, count: u64, start: u64, step: u64) -> bool {
+        let pages = self.range(first, count);
+        let odd = (pages.iter().enumerate())
+            .fold(0, |odd, (i, word)| odd | (word ^ (start + i as u64 * step)));
+        pages.len() as u64 == count && odd == 0
+    }
+
+    fn is_free(&self, first: u64, count: u64) -> bool {
+        self.range(first, count)
+            .iter()
+            .fold(0, |any, word| any | word)
+            == 0
+    }
+
+    fn is_whole(&self, first: u64, count: u64) -> bool {
+        let pages = self.range(first, count);
+        pages.len() as u64 == count && pages.iter().fold(MAPPED, |all, word| all & word) == MAPPED
     }
 
     fn remove(&mut self, first: u64, count: u64) {
-        self.0[first as usize..(first + count) as usize].fill(None);
+        self.0[first as usize..(first + count) as usize].fill(0);
     }
 
     /// The first page from `start` on that is mapped.
     fn next(&self, start: u64) -> Option<u64> {
+        const STRIDE: usize = 64;
         let rest = self.0.get(start as usize..)?;
-        let at = rest.iter().position(Option::is_some)?;
-        Some(start + at as u64)
-    }
-
-    fn len(&self) -> usize {
-        self.0.iter().flatten().count()
+        for (i, pages) in rest.chunks(STRIDE).enumerate() {
+            if pages.iter().fold(0, |any, word| any | word) != 0 {
+                let at = pages.iter().position(|word| *word != 0)?;
+                return Some(start + (i * STRIDE + at) as u64);
+            }
+        }
+        None
     }
 
     fn is_empty(&self) -> bool {
-        self.next(0).is_none()
+        self.is_free(0, self.0.len() as u64)
     }
 }
 
@@ -84,13 +122,24 @@ pub struct Machine<F: Format> {
     base: u64,
     pages: u64,
     page: u64,
+    /// Steps from one [`sweep`](Self::sweep) to the next.
+    sweep_every: u64,
+    steps: u64,
+    /// Whether at the end every page of the window is asked for, and the iterator.
+    every_page: bool,
+    /// Where in a range the next [`check`](Self::check) looks.
+    probe: Cell<u64>,
+}
+
+/// Memory for more tables than the window can need. Not for many more: a
+/// sanitizer marks each byte of it.
+pub fn arena<F: Format>() -> Arc<Arena> {
+    Arc::new(Arena::new(0x1000_0000, (64 * 8) << F::INDEX_BITS))
 }
 
 impl<F: Format> Machine<F> {
-    pub fn new(config: TableConfig) -> Self {
-        // Room for more tables than the window can need. Not for many more: a
-        // sanitizer marks each byte of it, every run.
-        let arena = Arc::new(Arena::new(0x1000_0000, (64 * 8) << F::INDEX_BITS));
+    /// `head` says how often everything is looked at.
+    pub fn new(config: TableConfig, arena: Arc<Arena>, head: u64) -> Self {
         let f = Fixture::<F, _>::with_memory(config, arena.clone()).unwrap();
         let page = 1_u64 << F::PAGE_LG2;
         let block = page << F::INDEX_BITS;
@@ -105,6 +154,10 @@ impl<F: Format> Machine<F> {
             base: middle - block - 5 * page,
             pages,
             page,
+            sweep_every: 1 << (head % 6),
+            steps: 0,
+            every_page: head >= 0xf0,
+            probe: Cell::new(0),
         }
     }
 
@@ -145,6 +198,10 @@ impl<F: Format> Machine<F> {
             _ => self.fail_memory(choices),
         }
         self.check_words();
+        self.steps += 1;
+        if self.steps.is_multiple_of(self.sweep_every) {
+            self.sweep();
+        }
     }
 
     fn first_taken(&self, start: u64, count: u64) -> Option<u64> {
@@ -212,11 +269,9 @@ impl<F: Format> Machine<F> {
                 let prot = self.as_granted(prot);
                 let mut at = start;
                 for (pa, count) in pieces {
-                    for i in 0..*count {
-                        let pa = pa + i * self.page;
-                        self.model.insert(at, Page { pa, prot });
-                        at += 1;
-                    }
+                    let start = content(*pa, prot);
+                    self.model.insert(at, *count, start, self.page);
+                    at += count;
                 }
                 self.check(start, count);
             }
@@ -252,7 +307,7 @@ impl<F: Format> Machine<F> {
             }
             count = (count - 1).max(1);
         }
-        let whole = (start..start + count).all(|page| self.model.get(page).is_some());
+        let whole = self.model.is_whole(start, count);
         let cut = [start, start + count - 1].into_iter().any(|page| {
             self.f.translation(self.iova(page)).is_some_and(|leaf| {
                 let first = self.iova(page) & !(leaf.page_bytes - 1);
@@ -285,7 +340,7 @@ impl<F: Format> Machine<F> {
             Err(UnmapError::NotMapped { iova }) => {
                 assert!(!whole, "{iova} is mapped");
                 let page = (iova.0 - self.base) / self.page;
-                assert!(self.model.get(page).is_none());
+                assert_eq!(self.model.get(page), 0);
             }
             Err(UnmapError::PartOfLeaf { .. }) => assert!(cut),
             Err(other) => panic!("unmap of {count} pages at {start}: {other:?}"),
@@ -361,7 +416,7 @@ impl<F: Format> Machine<F> {
             .f
             .table
             .read_dirty(&slot, first, all, marks, |iova, len| {
-                assert!(self.model.get((iova.0 - self.base) / self.page).is_some());
+                assert_ne!(self.model.get((iova.0 - self.base) / self.page), 0);
                 told += len;
             });
         assert_eq!(read.is_ok(), tracked);
@@ -383,15 +438,84 @@ impl<F: Format> Machine<F> {
         self.arena.set_budget(None);
     }
 
+    /// The table's answer for a page.
+    fn found(&self, slot: &SlotGuard<'_>, page: u64) -> u64 {
+        let found = self.f.table.translate(slot, Iova(self.iova(page) + 7));
+        found.map_or(0, |t| content(t.paddr.0 - 7, t.prot))
+    }
+
+    /// The ends of the range, its neighbours, and a few pages inside, others each
+    /// time. [`sweep`](Self::sweep) looks at all.
     fn check(&self, start: u64, count: u64) {
+        const INSIDE: u64 = 8;
         let slot = self.f.slots.enter_fallback();
-        for page in start.saturating_sub(2)..start + count + 2 {
-            let found = self.f.table.translate(&slot, Iova(self.iova(page) + 7));
-            let found = found.map(|t| Page {
-                pa: t.paddr.0 - 7,
-                prot: t.prot,
-            });
-            assert_eq!(found, self.model.get(page), "page {page}");
+        let look = |page| assert_eq!(self.found(&slot, page), self.model.get(page), "page {page}");
+        if count <= INSIDE {
+            (start.saturating_sub(2)..start + count + 2).for_each(look);
+            return;
+        }
+        (start.saturating_sub(2)..start + 2).for_each(look);
+        (start + count - 2..start + count + 2).for_each(look);
+        let probe = self.probe.replace(self.probe.get() + 1);
+        for part in 0..INSIDE {
+            look(start + (part * count + probe % count) / INSIDE);
+        }
+    }
+
+    /// Everything: the leaves in the table's memory are the model's pages and no
+    /// others, and translations at both ends of each leaf and of each gap agree.
+    /// Gives the leaves.
+    fn sweep(&self) -> Vec<RawLeaf> {
+        let table = &self.f.table;
+        // SAFETY: this thread alone has the table, and no walker is there.
+        let leaves =
+            unsafe { raw::leaves::<F>(&self.arena, table.registers().ttb, table.geometry()) };
+        let slot = self.f.slots.enter_fallback();
+        let look = |page| assert_eq!(self.found(&slot, page), self.model.get(page), "page {page}");
+        let mut at = 0;
+        for leaf in &leaves {
+            let iova = table.input_range().0.0 + leaf.off;
+            assert!(iova >= self.base, "{leaf:?}");
+            let page = (iova - self.base) / self.page;
+            let count = leaf.len_bytes / self.page;
+            assert!(self.model.is_free(at, page - at), "page {at} and on");
+            let start = content(F::decode_oa(leaf.word), F::prot(leaf.word));
+            let same = self.model.is_run(page, count, start, self.page);
+            assert!(same, "page {page} and on: {leaf:?}");
+            if page > at {
+                look(at);
+                look(page - 1);
+            }
+            look(page);
+            if count > 1 {
+                look(page + count - 1);
+            }
+            at = page + count;
+        }
+        let rest = (self.model.0.len() as u64).saturating_sub(at);
+        assert!(self.model.is_free(at, rest), "page {at} and on");
+        look(at);
+        leaves
+    }
+
+    /// The iterator tells the same leaves.
+    fn check_entries(&self, leaves: &[RawLeaf]) {
+        let slot = self.f.slots.enter_fallback();
+        let (first, last) = self.f.table.input_range();
+        let entries = self.f.table.entries(&slot, first, last);
+        let told = entries.map(|e| (e.iova.0 - first.0, e.len_bytes, e.paddr.0, e.prot));
+        let there = leaves.iter().map(|leaf| {
+            let pa = F::decode_oa(leaf.word);
+            (leaf.off, leaf.len_bytes, pa, F::prot(leaf.word))
+        });
+        assert!(told.eq(there), "page of an entry");
+    }
+
+    /// Asks for each page there is, and some beyond.
+    fn check_every_page(&self) {
+        let slot = self.f.slots.enter_fallback();
+        for page in 0..self.pages.max(self.model.0.len() as u64) + 16 {
+            assert_eq!(self.found(&slot, page), self.model.get(page), "page {page}");
         }
     }
 
@@ -406,13 +530,13 @@ impl<F: Format> Machine<F> {
         // software bits.
         let leaf = address | 0xfff | 1 << 51 | 1 << 52 | 3 << 53;
         let table = address | 3 | 1 << 63 | 1 << 55 | 1 << 56;
-        let odd = self.arena.undefined_bits(leaf | table);
+        // SAFETY: this thread alone has the table, and no walker is there.
+        let odd = unsafe { self.arena.undefined_bits(leaf | table) };
         assert_eq!(odd, 0, "{odd:#x}");
     }
 
-    /// Changes the address in a live leaf behind the table's back: what the
-    /// model must see.
-    pub fn corrupt(&mut self, choices: &mut Choices<'_>) {
+    /// Changes the address in a live leaf behind the table's back.
+    fn corrupt(&mut self, choices: &mut Choices<'_>) {
         while self.model.is_empty() {
             self.map(choices);
         }
@@ -425,29 +549,57 @@ impl<F: Format> Machine<F> {
                 word.store(value ^ 1 << 40, std::sync::atomic::Ordering::Relaxed);
             }
         }
-        self.check(0, self.pages);
+    }
+
+    /// What a sweep must see.
+    pub fn sweep_corrupted(&mut self, choices: &mut Choices<'_>) {
+        self.corrupt(choices);
+        self.sweep();
+    }
+
+    /// What asking for every page must see.
+    pub fn ask_corrupted(&mut self, choices: &mut Choices<'_>) {
+        self.corrupt(choices);
+        self.check_every_page();
+    }
+
+    /// What the iterator must tell.
+    pub fn iterate_corrupted(&mut self, choices: &mut Choices<'_>) {
+        while self.model.is_empty() {
+            self.map(choices);
+        }
+        let leaves = self.sweep();
+        self.corrupt(choices);
+        self.check_entries(&leaves);
+    }
+
+    /// What a check of a range must see.
+    pub fn check_corrupted(&mut self, choices: &mut Choices<'_>) {
+        self.corrupt(choices);
+        let first = self.model.next(0).unwrap();
+        self.check(first, 20);
+    }
+
+    fn play(mut self, mut choices: Choices<'_>) {
+        while !choices.is_empty() {
+            self.step(&mut choices);
+        }
+        self.end();
     }
 
     /// Unmaps everything, frees everything.
-    pub fn end(mut self) {
-        self.check(0, self.pages + 4096);
-        let mut choices = Choices(&[]);
-        let entries: Vec<_> = {
-            let slot = self.f.slots.enter_fallback();
-            let (first, last) = self.f.table.input_range();
-            self.f.table.entries(&slot, first, last).collect()
-        };
-        let total: u64 = entries
-            .iter()
-            .map(|entry| entry.len_bytes / self.page)
-            .sum();
-        assert_eq!(total, self.model.len() as u64);
-        for entry in entries {
-            self.f.unmap(entry.iova.0, entry.len_bytes).unwrap();
+    fn end(mut self) {
+        let leaves = self.sweep();
+        if self.every_page {
+            self.check_every_page();
+            self.check_entries(&leaves);
+        }
+        let first = self.f.table.input_range().0.0;
+        for leaf in leaves {
+            self.f.unmap(first + leaf.off, leaf.len_bytes).unwrap();
         }
         self.model = Model::default();
-        choices.0 = &[1, 0];
-        self.reclaim(&mut choices);
+        self.reclaim(&mut Choices(&[1, 0]));
         self.check_words();
         let arena = self.arena.clone();
         drop(self.f);
@@ -455,12 +607,19 @@ impl<F: Format> Machine<F> {
     }
 }
 
-/// Runs the bytes on one format.
+/// Runs the bytes on one format, and asks for every page at the end. The first byte
+/// says how often everything is compared.
 pub fn run<F: Format>(config: TableConfig, bytes: &[u8]) {
-    let mut machine = Machine::<F>::new(config);
     let mut choices = Choices(bytes);
-    while !choices.is_empty() {
-        machine.step(&mut choices);
-    }
-    machine.end();
+    let mut machine = Machine::<F>::new(config, arena::<F>(), choices.byte());
+    machine.every_page = true;
+    machine.play(choices);
+}
+
+/// [`run`], with table memory that is used again and again; the first byte also says
+/// whether every page is asked for.
+pub fn run_in<F: Format>(config: TableConfig, arena: Arc<Arena>, bytes: &[u8]) {
+    let mut choices = Choices(bytes);
+    let machine = Machine::<F>::new(config, arena, choices.byte());
+    machine.play(choices);
 }
