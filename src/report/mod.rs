@@ -30,5 +30,6 @@ pub use table::table;
 pub(crate) use units::{bytes, plural};
 pub use verdict::{Verdict, summary, verdicts};
 pub use write::{
-    ReportError, Written, check_file, check_out_dir, read, write, write_comparisons, write_file,
+    ReportError, Written, check_file, check_out_dir, read, to_json, write, write_comparisons,
+    write_file,
 };

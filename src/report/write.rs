@@ -9,6 +9,8 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::Report;
 
 /// The files of one report.
@@ -123,6 +125,16 @@ pub fn check_out_dir(out_dir: &Path) -> Result<(), ReportError> {
         .map_err(refused)
 }
 
+/// JSON as every file and every `--json` has it: indented, ended by a line break.
+///
+/// # Errors
+/// [`ReportError::Encode`].
+pub fn to_json(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, ReportError> {
+    let mut json = serde_json::to_vec_pretty(value).map_err(ReportError::Encode)?;
+    json.push(b'\n');
+    Ok(json)
+}
+
 /// Writes `report.json` and `report.html` into `out_dir`, which is made if need be. Both are
 /// complete before either gets its name.
 ///
@@ -130,8 +142,7 @@ pub fn check_out_dir(out_dir: &Path) -> Result<(), ReportError> {
 /// See [`ReportError`]. After an error no temporary file is left behind, and reports of earlier
 /// runs are untouched unless the failure was the rename of the second file.
 pub fn write(report: &Report, out_dir: &Path) -> Result<Written, ReportError> {
-    let mut json = serde_json::to_vec_pretty(report).map_err(ReportError::Encode)?;
-    json.push(b'\n');
+    let json = to_json(report)?;
     // JSON has no infinity and no NaN; serde_json writes null for them, which nobody could read.
     serde_json::from_slice::<Report>(&json).map_err(ReportError::Encode)?;
     let html = super::html::page(report)?;
@@ -156,8 +167,7 @@ pub fn write_comparisons(
     comparisons: &[super::Comparison],
     out_dir: &Path,
 ) -> Result<PathBuf, ReportError> {
-    let mut json = serde_json::to_vec_pretty(comparisons).map_err(ReportError::Encode)?;
-    json.push(b'\n');
+    let json = to_json(comparisons)?;
     serde_json::from_slice::<Vec<super::Comparison>>(&json).map_err(ReportError::Encode)?;
     fs::create_dir_all(out_dir).map_err(|source| ReportError::OutDir {
         path: out_dir.to_owned(),

@@ -244,8 +244,7 @@ pub fn write(sweep: &SweepReport, out_dir: &Path) -> Result<Written, SweepError>
         csv: out_dir.join("sweep.csv"),
         html: out_dir.join("sweep.html"),
     };
-    let mut json = serde_json::to_vec_pretty(sweep).map_err(ReportError::Encode)?;
-    json.push(b'\n');
+    let json = report::to_json(sweep)?;
     let html = report::sweep_page(sweep)?;
     report::check_out_dir(out_dir)?;
     report::write_file(&written.csv, sweep.csv().as_bytes())?;
