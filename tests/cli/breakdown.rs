@@ -1,9 +1,11 @@
 //! `breakdown` from the outside.
 
-use std::process::{Command, Output};
+use std::process::Output;
+
+use crate::dmabench;
 
 fn breakdown(line: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dmabench"))
+    dmabench(".")
         .arg("breakdown")
         .args(line.split_whitespace())
         .output()

@@ -1,15 +1,12 @@
 //! `map` from the outside: the options, refusals and lines of Linux's
 //! `dma_map_benchmark`, and what goes beyond it.
 
-use std::{
-    fs,
-    process::{Command, Output},
-};
+use std::{fs, process::Output};
 
-use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use crate::{assert_refused, dmabench, interrupt, interval_log::tags, stdout};
 
 fn map(line: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dmabench"))
+    dmabench(".")
         .arg("map")
         .args(line.split_whitespace())
         .output()
@@ -17,26 +14,15 @@ fn map(line: &str) -> Output {
 }
 
 fn out(line: &str) -> String {
-    let output = map(line);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{line}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
+    stdout(&map(line))
 }
 
 fn json(line: &str) -> serde_json::Value {
     serde_json::from_str(&out(&format!("{line} --json"))).unwrap()
 }
 
-/// One line on standard error, exit code 1, nothing on standard output.
 fn refused(line: &str, words: &[&str]) {
-    let output = map(line);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{line}: {stderr}");
-    assert_eq!(stderr.lines().count(), 1, "{line}: {stderr}");
-    assert!(stderr.starts_with("error: ") && output.stdout.is_empty());
-    for word in words {
-        assert!(stderr.contains(word), "{line}: {stderr:?} lacks {word:?}");
-    }
+    assert_refused(&map(line), words);
 }
 
 #[test]
@@ -166,23 +152,11 @@ fn the_interval_log_holds_every_call() {
         file.display()
     );
     assert!(out(&line).contains("interval log: "));
-    let log = fs::read(&file).unwrap();
-    let mut tags = std::collections::BTreeMap::new();
-    let mut last = std::time::Duration::ZERO;
-    for entry in IntervalLogIterator::new(&log) {
-        if let LogEntry::Interval(interval) = entry.unwrap() {
-            assert!(interval.start_timestamp() >= last, "in order of time");
-            last = interval.start_timestamp();
-            *tags
-                .entry(interval.tag().unwrap().as_str().to_owned())
-                .or_insert(0) += 1;
-        }
-    }
+    let found = tags(&file);
     assert_eq!(
-        tags.keys().collect::<Vec<_>>(),
+        found.keys().collect::<Vec<_>>(),
         ["lazy:map", "lazy:unmap", "strict:map", "strict:unmap"]
     );
-    assert!(tags.values().all(|&intervals| intervals >= 1));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no leftovers");
     refused(
         "--count 10 --hdr-log /no/such/folder/x.hlog",
@@ -192,14 +166,13 @@ fn the_interval_log_holds_every_call() {
 
 #[test]
 fn ctrl_c_ends_the_run_and_prints_what_was_done() {
-    let running = Command::new(env!("CARGO_BIN_EXE_dmabench"))
+    let running = dmabench(".")
         .args(["map", "-s", "60", "--modes", "strict,lazy"])
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     std::thread::sleep(std::time::Duration::from_millis(700));
-    let pid = rustix::process::Pid::from_raw(running.id() as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    interrupt(&running);
     let output = running.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     let text = String::from_utf8(output.stdout).unwrap();

@@ -1,44 +1,28 @@
 //! A user's own board, from measured rows to a run, through the program.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+use std::process::Output;
 
-fn run(dir: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dmabench"))
-        .current_dir(dir)
-        .args(arguments)
-        .output()
-        .unwrap()
-}
+use crate::{Bench, assert_refused, stdout};
 
-fn stdout(output: &Output) -> String {
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout.clone()).unwrap()
+fn run(bench: &Bench, arguments: &[&str]) -> Output {
+    bench.command().args(arguments).output().unwrap()
 }
 
 #[test]
 fn measured_rows_become_a_board_that_a_run_uses() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(
-        dir.path().join("soc.csv"),
-        "# Ashish Mhetre, 2024-08-06\nsize_kib,unmap_us\n4,3\n256,52.2\n2048,65.5\n",
-    )
-    .unwrap();
-    let board = stdout(&run(dir.path(), &["fit", "soc.csv"]));
+    let bench = Bench::new();
+    bench.file(
+        "soc.csv",
+        b"# Ashish Mhetre, 2024-08-06\nsize_kib,unmap_us\n4,3\n256,52.2\n2048,65.5\n",
+    );
+    let board = stdout(&run(&bench, &["fit", "soc.csv"]));
     assert!(board.contains("name = \"soc\""), "{board}");
     assert!(board.contains("command_ns = 659 "), "{board}");
     assert!(
         board.contains("#          256          52200          52200    +0.0%"),
         "{board}"
     );
-    fs::write(dir.path().join("soc.toml"), board).unwrap();
+    bench.file("soc.toml", board.as_bytes());
 
     let arguments = [
         "--profile",
@@ -46,11 +30,9 @@ fn measured_rows_become_a_board_that_a_run_uses() {
         "--workload",
         "dd-seq",
         "--quick",
-        "--out",
-        "out",
         "--json",
     ];
-    let report = stdout(&run(dir.path(), &arguments));
+    let report = stdout(&run(&bench, &arguments));
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     assert_eq!(report["profile"]["name"], "soc");
     let rate = |mode: &str| {
@@ -73,8 +55,8 @@ fn measured_rows_become_a_board_that_a_run_uses() {
 
 #[test]
 fn profiles_are_listed_with_sources_and_printed_as_files() {
-    let dir = tempfile::tempdir().unwrap();
-    let list = stdout(&run(dir.path(), &["profiles"]));
+    let bench = Bench::new();
+    let list = stdout(&run(&bench, &["profiles"]));
     for words in [
         "smmuv3-server-2020-ril (default)",
         "smmu500-sc7180",
@@ -84,13 +66,13 @@ fn profiles_are_listed_with_sources_and_printed_as_files() {
     ] {
         assert!(list.contains(words), "{words}");
     }
-    let one = stdout(&run(dir.path(), &["profiles", "smmuv3-trapped"]));
+    let one = stdout(&run(&bench, &["profiles", "smmuv3-trapped"]));
     assert!(one.contains("doorbell_ns = 3071"), "{one}");
 }
 
 #[test]
 fn nonsense_ends_in_one_line() {
-    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new();
     for (name, text, words) in [
         ("a.csv", "size_kib,unmap_us\n4,3\n", "1 different sizes"),
         (
@@ -104,18 +86,15 @@ fn nonsense_ends_in_one_line() {
             "there is no unmap_ns or unmap_us",
         ),
     ] {
-        fs::write(dir.path().join(name), text).unwrap();
-        let output = run(dir.path(), &["fit", name]);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{stderr}");
-        assert_eq!(stderr.lines().count(), 1, "{stderr}");
-        assert!(stderr.contains(name) && stderr.contains(words), "{stderr}");
+        bench.file(name, text.as_bytes());
+        let output = run(&bench, &["fit", name]);
+        assert_refused(&output, &[name, words]);
     }
-    let gone = run(dir.path(), &["fit", "gone.csv"]);
+    let gone = run(&bench, &["fit", "gone.csv"]);
     assert!(String::from_utf8_lossy(&gone.stderr).contains("gone.csv cannot be read"));
-    fs::write(dir.path().join("bad.toml"), "name = 'x'\n").unwrap();
+    bench.file("bad.toml", b"name = 'x'\n");
     for profile in ["bad.toml", "no-such-profile"] {
-        let output = run(dir.path(), &["--profile", profile]);
+        let output = run(&bench, &["--profile", profile]);
         assert_eq!(output.status.code(), Some(2));
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(stderr.starts_with("error: invalid value"), "{stderr}");
