@@ -15,6 +15,7 @@ pub mod qemu;
 pub mod report;
 pub mod run;
 pub mod scenario;
+mod size;
 pub mod sweep;
 pub mod trace;
 pub mod workload;

@@ -39,7 +39,7 @@ pub(super) fn compare_workloads(
         .map(|shipped| shipped.workload(parse))
         .collect::<Result<Vec<_>, _>>()?;
     for generator in generate::ALL.iter().filter(|g| options.wants(g.name())) {
-        let generator = (generator.shaped(&shape.shape())).map_err(AppError::Option)?;
+        let generator = generator.shaped(&shape.shape())?;
         let players = shape.players();
         workloads.push(generate::played_by(&*generator, options.seed, players));
     }

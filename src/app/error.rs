@@ -1,6 +1,6 @@
 //! Why the program stops.
 
-use std::{fmt, io};
+use std::io;
 
 #[cfg(target_os = "linux")]
 use crate::qemu;
@@ -11,16 +11,20 @@ use crate::{
 };
 
 /// Why the program stops. Displays as one line that says what to do.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppError {
     /// A trace cannot be used.
-    Trace(TraceError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// The report cannot be written.
-    Report(ReportError),
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// A workload cannot be run.
-    Run(RunError),
+    #[error(transparent)]
+    Run(#[from] RunError),
     /// `--workload` leaves nothing.
+    #[error("no workload's name contains {}; there are: {}", wanted.join(" or "), known.join(", "))]
     NoWorkload {
         /// What was asked for.
         wanted: Vec<String>,
@@ -28,8 +32,12 @@ pub enum AppError {
         known: Vec<String>,
     },
     /// An option that one of the workloads has no use for.
-    Option(Refused),
+    #[error(transparent)]
+    Option(#[from] Refused),
     /// An option that the command, or a shipped trace, has no use for.
+    #[error(
+        "{option} changes generated workloads, not {what}: choose some with --workload (`dmabench list` names them)"
+    )]
     NotGenerated {
         /// The option.
         option: &'static str,
@@ -37,110 +45,37 @@ pub enum AppError {
         what: &'static str,
     },
     /// A mode that several threads cannot play.
+    #[error(
+        "mode {0} is not run by several threads: leave out --threads and --pairs, or choose other modes with --modes"
+    )]
     OneThreadOnly(ModeArg),
     /// A scenario found no memory for its domain.
+    #[error("not enough memory for {scenario}; try --quick")]
     NoMemory {
         /// Which one.
         scenario: &'static str,
     },
     /// `map` cannot be done as asked for.
-    Map(MapError),
+    #[error(transparent)]
+    Map(#[from] MapError),
     /// `sweep` cannot be done as asked for.
-    Sweep(SweepError),
+    #[error(transparent)]
+    Sweep(#[from] SweepError),
     /// `breakdown` cannot be done as asked for.
-    Breakdown(BreakdownError),
+    #[error(transparent)]
+    Breakdown(#[from] BreakdownError),
     /// The replay in QEMU stopped.
     #[cfg(target_os = "linux")]
-    Qemu(qemu::QemuRunError),
+    #[error(transparent)]
+    Qemu(#[from] qemu::QemuRunError),
     /// QEMU can be used on Linux only.
     #[cfg(not(target_os = "linux"))]
+    #[error("`qemu` needs Linux: memory is shared by memfd")]
     NoQemu,
     /// A profile or measured rows cannot be used.
-    Model(ModelError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// The result cannot be printed.
+    #[error("cannot print the result: {0}; the report is in the output folder")]
     Output(io::Error),
-}
-
-impl fmt::Display for AppError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            AppError::Trace(error) => error.fmt(f),
-            AppError::Report(error) => error.fmt(f),
-            AppError::Run(error) => error.fmt(f),
-            AppError::Map(error) => error.fmt(f),
-            AppError::Sweep(error) => error.fmt(f),
-            AppError::Breakdown(error) => error.fmt(f),
-            #[cfg(target_os = "linux")]
-            AppError::Qemu(error) => error.fmt(f),
-            #[cfg(not(target_os = "linux"))]
-            AppError::NoQemu => f.write_str("`qemu` needs Linux: memory is shared by memfd"),
-            AppError::Model(error) => error.fmt(f),
-            AppError::NoWorkload { wanted, known } => write!(
-                f,
-                "no workload's name contains {}; there are: {}",
-                wanted.join(" or "),
-                known.join(", ")
-            ),
-            AppError::Option(refused) => refused.fmt(f),
-            AppError::NotGenerated { option, what } => write!(
-                f,
-                "{option} changes generated workloads, not {what}: choose some with --workload (`dmabench list` names them)"
-            ),
-            AppError::OneThreadOnly(mode) => write!(
-                f,
-                "mode {mode} is not run by several threads: leave out --threads and --pairs, or choose other modes with --modes"
-            ),
-            AppError::NoMemory { scenario } => {
-                write!(f, "not enough memory for {scenario}; try --quick")
-            }
-            AppError::Output(error) => write!(
-                f,
-                "cannot print the result: {error}; the report is in the output folder"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for AppError {}
-
-impl From<TraceError> for AppError {
-    fn from(error: TraceError) -> Self {
-        AppError::Trace(error)
-    }
-}
-
-impl From<ReportError> for AppError {
-    fn from(error: ReportError) -> Self {
-        AppError::Report(error)
-    }
-}
-
-impl From<MapError> for AppError {
-    fn from(error: MapError) -> Self {
-        AppError::Map(error)
-    }
-}
-
-impl From<ModelError> for AppError {
-    fn from(error: ModelError) -> Self {
-        AppError::Model(error)
-    }
-}
-
-impl From<BreakdownError> for AppError {
-    fn from(error: BreakdownError) -> Self {
-        AppError::Breakdown(error)
-    }
-}
-
-impl From<SweepError> for AppError {
-    fn from(error: SweepError) -> Self {
-        AppError::Sweep(error)
-    }
-}
-
-impl From<RunError> for AppError {
-    fn from(error: RunError) -> Self {
-        AppError::Run(error)
-    }
 }

@@ -159,7 +159,7 @@ fn replay_in_qemu(options: &RunOptions, limit_mib: u64) -> Result<u8, AppError> 
     let bar = progress_bar((workloads.len() * plan.run.modes.len()) as u64);
     let found = qemu::run(&workloads, &plan, &|| bar.inc(1), &INTERRUPTED);
     bar.finish_and_clear();
-    let found = found.map_err(AppError::Qemu)?;
+    let found = found?;
     let file = options.out.join("qemu.json");
     let json = report::to_json(&found)?;
     write_whole(|| report::write_file(&file, &json))?;

@@ -31,10 +31,7 @@
 pub mod parts;
 mod text;
 
-use std::{
-    fmt,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use dmabench_dma::Mode;
@@ -46,6 +43,7 @@ use crate::{
     cli::{ModeArg, RunOptions},
     report::Machine,
     run::{self, Plan, TickClock},
+    size,
 };
 
 /// Version of the structure of [`Breakdown`].
@@ -71,42 +69,24 @@ pub struct BreakdownArgs {
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
-    let wants = || "give a size of whole pages from 4k to 1m".to_owned();
-    let (digits, unit) = match text.as_bytes() {
-        [.., b'k' | b'K'] => (&text[..text.len() - 1], 1 << 10),
-        [.., b'm' | b'M'] => (&text[..text.len() - 1], 1 << 20),
-        _ => (text, 1),
-    };
-    (digits.parse::<u64>().ok())
-        .and_then(|n| n.checked_mul(unit))
+    size::bytes(text)
         .filter(|n| (4096..=parts::BYTES_MAX).contains(n) && n.is_multiple_of(4096))
-        .ok_or_else(wants)
+        .ok_or_else(|| "give a size of whole pages from 4k to 1m".to_owned())
 }
 
 /// Why there is no breakdown. Displays as one line that says what to do.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BreakdownError {
     /// That mode has no parts that could be measured one by one.
+    #[error(
+        "mode {0} is not taken apart: its unmaps belong together; choose from passthrough, strict, lazy with --modes"
+    )]
     Mode(ModeArg),
     /// The core refused something.
+    #[error("breakdown: {0}")]
     Core(String),
 }
-
-impl fmt::Display for BreakdownError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            BreakdownError::Mode(mode) => write!(
-                f,
-                "mode {mode} is not taken apart: its unmaps belong together; choose from \
-                 passthrough, strict, lazy with --modes"
-            ),
-            BreakdownError::Core(reason) => write!(f, "breakdown: {reason}"),
-        }
-    }
-}
-
-impl std::error::Error for BreakdownError {}
 
 /// What `breakdown` found, as `--json` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize)]

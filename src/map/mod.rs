@@ -16,7 +16,12 @@ mod options;
 mod stream;
 mod text;
 
-use std::{fmt, path::PathBuf, sync::atomic::AtomicBool, time::Duration};
+use std::{
+    fmt::{self, Display as _},
+    path::PathBuf,
+    sync::atomic::AtomicBool,
+    time::Duration,
+};
 
 use dmabench_dma::{Device, DeviceError};
 use serde::Serialize;
@@ -40,10 +45,11 @@ pub const SCHEMA_VERSION: u32 = 1;
 const STREAMS: u64 = 16;
 
 /// Why `map` stops. Displays as one line that says what to do.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MapError {
     /// A number out of the limits of Linux's tool.
+    #[error("{option} {value}: {what} must be {from} to {to}")]
     Option {
         /// The letter.
         option: &'static str,
@@ -57,8 +63,13 @@ pub enum MapError {
         to: i64,
     },
     /// The system shows no NUMA nodes.
+    #[error("-n: this system shows no NUMA nodes; leave -n out")]
     NoNuma,
     /// That node is not there, or has no processors.
+    #[error(
+        "-n {node}: no such node with processors; nodes of this system: {}",
+        listed(online)
+    )]
     Node {
         /// What was given.
         node: i64,
@@ -66,56 +77,34 @@ pub enum MapError {
         online: Vec<usize>,
     },
     /// That mode is not one domain that threads share.
+    #[error("in mode {0} no mapping is made and undone by itself; leave it out of --modes")]
     Mode(ModeArg),
     /// The device.
+    #[error(transparent)]
     Device(DeviceError),
     /// The runs.
+    #[error(fmt = run_error)]
     Run(RunError),
     /// A file.
-    File(ReportError),
+    #[error(transparent)]
+    File(#[from] ReportError),
 }
 
-impl fmt::Display for MapError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MapError::Option {
-                option,
-                what,
-                value,
-                from,
-                to,
-            } => write!(f, "{option} {value}: {what} must be {from} to {to}"),
-            MapError::NoNuma => f.write_str("-n: this system shows no NUMA nodes; leave -n out"),
-            MapError::Node { node, online } => {
-                let online: Vec<String> = online.iter().map(usize::to_string).collect();
-                write!(
-                    f,
-                    "-n {node}: no such node with processors; nodes of this system: {}",
-                    online.join(", ")
-                )
-            }
-            MapError::Mode(mode) => write!(
-                f,
-                "in mode {mode} no mapping is made and undone by itself; leave it out of --modes"
-            ),
-            MapError::Device(error) => error.fmt(f),
-            MapError::Run(RunError::Refused { mode, reason, .. }) => write!(
-                f,
-                "mode {mode}: {reason}; try fewer or smaller mappings at once (-t, -g, --depth) \
-                 or more address bits (-b)"
-            ),
-            MapError::Run(error) => error.fmt(f),
-            MapError::File(error) => error.fmt(f),
-        }
+/// A run that the core refuses, in terms of this command's options.
+fn run_error(error: &RunError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match error {
+        RunError::Refused { mode, reason, .. } => write!(
+            f,
+            "mode {mode}: {reason}; try fewer or smaller mappings at once (-t, -g, --depth) or \
+             more address bits (-b)"
+        ),
+        RunError::Defect(_) => error.fmt(f),
     }
 }
 
-impl std::error::Error for MapError {}
-
-impl From<ReportError> for MapError {
-    fn from(error: ReportError) -> Self {
-        MapError::File(error)
-    }
+fn listed(nodes: &[usize]) -> String {
+    let nodes: Vec<String> = nodes.iter().map(usize::to_string).collect();
+    nodes.join(", ")
 }
 
 /// What `map` found, as `--json` prints it.

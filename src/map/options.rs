@@ -6,6 +6,7 @@ use std::fs;
 use clap::Args;
 
 use super::MapError;
+use crate::size;
 
 /// `DMA_MAP_MAX_THREADS` of Linux.
 const THREADS_MAX: i64 = 1024;
@@ -136,19 +137,11 @@ fn size(text: &str) -> Result<Size, String> {
             (PAGES_MAX as u64 * PAGE) >> 20
         )
     };
-    let (bytes, weight) = text.split_once(':').unwrap_or((text, "1"));
-    let (digits, unit) = match bytes.as_bytes() {
-        [.., b'k' | b'K'] => (&bytes[..bytes.len() - 1], 1 << 10),
-        [.., b'm' | b'M'] => (&bytes[..bytes.len() - 1], 1 << 20),
-        _ => (bytes, 1),
-    };
-    let bytes = (digits.parse::<u64>().ok())
-        .and_then(|n| n.checked_mul(unit))
+    let (bytes, weight) = size::split_weight(text);
+    let bytes = size::bytes(bytes)
         .filter(|n| (1..=PAGES_MAX as u64 * PAGE).contains(n))
         .ok_or_else(wants)?;
-    let weight = (weight.parse().ok())
-        .filter(|w| (1..=1_000_000).contains(w))
-        .ok_or_else(wants)?;
+    let weight = size::weight(weight).ok_or_else(wants)?;
     Ok(Size { bytes, weight })
 }
 

@@ -1,6 +1,6 @@
 //! A user's own board: a profile as a TOML file.
 
-use std::{fmt, fs, path::Path};
+use std::{fs, path::Path};
 
 use dmabench_flushq::{HardwareCosts, RangeCommands};
 use serde::Deserialize;
@@ -19,15 +19,17 @@ const DEPTH_MAX: u32 = 65_536;
 const WALKS_MAX: f64 = 64.0;
 
 /// Why a board cannot be used. Displays in one line, with what to do.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BoardError {
     /// Neither a built-in profile nor a file.
+    #[error("{name} is neither a file nor a profile; there are: {}", known().join(", "))]
     NoSuch {
         /// What was asked for.
         name: String,
     },
     /// The file cannot be read.
+    #[error("{path} cannot be read: {reason}")]
     Unreadable {
         /// The file.
         path: String,
@@ -35,8 +37,10 @@ pub enum BoardError {
         reason: String,
     },
     /// Not TOML, or a field that is not known, of another type, or missing.
+    #[error("{0}; `dmabench profiles` shows a whole file")]
     Syntax(String),
     /// A figure that cannot be.
+    #[error("{field} is {value}, but {reason}")]
     Value {
         /// Section and name of the field.
         field: &'static str,
@@ -46,41 +50,21 @@ pub enum BoardError {
         reason: String,
     },
     /// A name that reports could not show.
+    #[error(
+        "name is {0:?}, but it has to be 1 to 60 letters, digits, dots, hyphens or underscores"
+    )]
     Name(String),
     /// No invalidation takes any time.
+    #[error(
+        "issue_ns, doorbell_ns, command_ns and sync_ns are all 0: nothing would be modelled; \
+             give at least sync_ns"
+    )]
     NothingTakesTime,
 }
 
-impl fmt::Display for BoardError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            BoardError::NoSuch { name } => {
-                write!(f, "{name} is neither a file nor a profile; there are: ")?;
-                let known: Vec<String> = super::built_in().into_iter().map(|p| p.name).collect();
-                write!(f, "{}", known.join(", "))
-            }
-            BoardError::Unreadable { path, reason } => write!(f, "{path} cannot be read: {reason}"),
-            BoardError::Syntax(what) => write!(f, "{what}; `dmabench profiles` shows a whole file"),
-            BoardError::Value {
-                field,
-                value,
-                reason,
-            } => write!(f, "{field} is {value}, but {reason}"),
-            BoardError::Name(name) => write!(
-                f,
-                "name is {name:?}, but it has to be 1 to 60 letters, digits, dots, hyphens or \
-                 underscores"
-            ),
-            BoardError::NothingTakesTime => write!(
-                f,
-                "issue_ns, doorbell_ns, command_ns and sync_ns are all 0: nothing would be \
-                 modelled; give at least sync_ns"
-            ),
-        }
-    }
+fn known() -> Vec<String> {
+    super::built_in().into_iter().map(|p| p.name).collect()
 }
-
-impl std::error::Error for BoardError {}
 
 /// The message of a TOML error without the picture of the place.
 pub(super) fn one_line(message: &str) -> String {

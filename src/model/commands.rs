@@ -1,6 +1,6 @@
 //! What the commands `profiles`, `fit` and `check-model` print.
 
-use std::{fmt, fs, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use clap::Args;
 
@@ -30,12 +30,14 @@ pub struct FitArgs {
 }
 
 /// Why one of the commands stops. Displays as one line that says what to do.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
     /// No such profile, or a board file that cannot be used.
-    Board(BoardError),
+    #[error(transparent)]
+    Board(#[from] BoardError),
     /// Rows that no profile can be made of.
+    #[error("{path}: {error}")]
     Fit {
         /// Their file.
         path: PathBuf,
@@ -43,6 +45,7 @@ pub enum ModelError {
         error: FitError,
     },
     /// Rows that cannot be read.
+    #[error("{path} cannot be read: {error}; name a file of rows (.csv or .toml)")]
     Unreadable {
         /// Their file.
         path: PathBuf,
@@ -50,20 +53,6 @@ pub enum ModelError {
         error: std::io::Error,
     },
 }
-
-impl fmt::Display for ModelError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ModelError::Board(error) => error.fmt(f),
-            ModelError::Fit { path, error } => write!(f, "{}: {error}", path.display()),
-            ModelError::Unreadable { path, error } => {
-                write!(f, "{} cannot be read: {error}", path.display())
-            }
-        }
-    }
-}
-
-impl std::error::Error for ModelError {}
 
 /// The built-in profiles with every figure and its source, or one as a file.
 ///

@@ -55,16 +55,20 @@ pub struct QemuPlan {
 }
 
 /// Why the replay stopped.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QemuRunError {
     /// There is no QEMU, or it is gone.
-    Qemu(QemuError),
+    #[error(transparent)]
+    Qemu(#[from] QemuError),
     /// The driver cannot use the emulated SMMU.
+    #[error("QEMU's SMMU cannot be used: {0}")]
     Setup(SetupError),
     /// The emulated machine has too little RAM.
+    #[error("{0}")]
     Memory(String),
     /// Something was refused that a workload needs.
+    #[error("{workload} cannot be replayed in mode {mode}: {reason}; leave it out with --workload")]
     Refused {
         /// The workload.
         workload: String,
@@ -74,6 +78,9 @@ pub enum QemuRunError {
         reason: String,
     },
     /// Data, counts or what the device could reach are not as they must be.
+    #[error(
+        "defect of dmabench: {workload}, {mode}: {what}; please report it with the version of QEMU"
+    )]
     Defect {
         /// The workload.
         workload: String,
@@ -82,41 +89,6 @@ pub enum QemuRunError {
         /// What was found.
         what: String,
     },
-}
-
-impl fmt::Display for QemuRunError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            QemuRunError::Qemu(error) => error.fmt(f),
-            QemuRunError::Memory(error) => f.write_str(error),
-            QemuRunError::Setup(error) => write!(f, "QEMU's SMMU cannot be used: {error}"),
-            QemuRunError::Refused {
-                workload,
-                mode,
-                reason,
-            } => write!(
-                f,
-                "{workload} cannot be replayed in mode {mode}: {reason}; leave it out with --workload"
-            ),
-            QemuRunError::Defect {
-                workload,
-                mode,
-                what,
-            } => write!(
-                f,
-                "defect of dmabench: {workload}, {mode}: {what}; please report it with the version \
-                 of QEMU"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for QemuRunError {}
-
-impl From<QemuError> for QemuRunError {
-    fn from(error: QemuError) -> Self {
-        QemuRunError::Qemu(error)
-    }
 }
 
 /// What stops a replay; which one is added by [`run`].

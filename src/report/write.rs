@@ -4,7 +4,6 @@
 //! disk, and then renamed. A failure removes the temporary files again; files of an earlier run
 //! stay as they were until the rename.
 
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -23,10 +22,11 @@ pub struct Written {
 }
 
 /// Why a report could not be written or read back.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReportError {
     /// The output folder cannot be made or written to.
+    #[error("cannot write to the output folder {path}: {source}; name another one with --out")]
     OutDir {
         /// The folder asked for.
         path: PathBuf,
@@ -34,6 +34,7 @@ pub enum ReportError {
         source: io::Error,
     },
     /// A file in the folder cannot be written.
+    #[error("cannot write {path}: {source}; free some space or name another folder with --out")]
     Write {
         /// The file.
         path: PathBuf,
@@ -41,6 +42,7 @@ pub enum ReportError {
         source: io::Error,
     },
     /// A report cannot be read.
+    #[error("cannot read {path}: {source}; name a report.json")]
     Read {
         /// The file.
         path: PathBuf,
@@ -48,6 +50,9 @@ pub enum ReportError {
         source: io::Error,
     },
     /// A file is not a report of this version.
+    #[error(
+        "{path} is not a report of this version of dmabench: {reason}; run the benchmark again"
+    )]
     Format {
         /// The file.
         path: PathBuf,
@@ -55,58 +60,11 @@ pub enum ReportError {
         reason: String,
     },
     /// The report holds something that JSON cannot carry.
-    Encode(serde_json::Error),
+    #[error("the report cannot be written as JSON: {0}; please report this as a bug")]
+    Encode(#[source] serde_json::Error),
     /// A plot could not be drawn.
+    #[error("a plot cannot be drawn: {0}; please report this as a bug")]
     Plot(String),
-}
-
-impl fmt::Display for ReportError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OutDir { path, source } => write!(
-                f,
-                "cannot write to the output folder {}: {source}; name another one with --out",
-                path.display()
-            ),
-            Self::Write { path, source } => write!(
-                f,
-                "cannot write {}: {source}; free some space or name another folder with --out",
-                path.display()
-            ),
-            Self::Read { path, source } => {
-                write!(
-                    f,
-                    "cannot read {}: {source}; name a report.json",
-                    path.display()
-                )
-            }
-            Self::Format { path, reason } => write!(
-                f,
-                "{} is not a report of this version of dmabench: {reason}; run the benchmark again",
-                path.display()
-            ),
-            Self::Encode(source) => write!(
-                f,
-                "the report cannot be written as JSON: {source}; please report this as a bug"
-            ),
-            Self::Plot(reason) => write!(
-                f,
-                "a plot cannot be drawn: {reason}; please report this as a bug"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for ReportError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::OutDir { source, .. }
-            | Self::Write { source, .. }
-            | Self::Read { source, .. } => Some(source),
-            Self::Encode(source) => Some(source),
-            Self::Format { .. } | Self::Plot(_) => None,
-        }
-    }
 }
 
 /// Makes the output folder if need be and checks that files can be made in it. For the start of

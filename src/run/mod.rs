@@ -48,10 +48,11 @@ use timing::Timing;
 pub const GRANULE: Granule = Granule::K4;
 
 /// Why a run stopped.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
     /// The core refused something a workload asked for.
+    #[error("{workload} cannot be run in mode {mode}: {reason}; leave it out with --workload")]
     Refused {
         /// The workload.
         workload: String,
@@ -61,6 +62,7 @@ pub enum RunError {
         reason: String,
     },
     /// The core did what it must not do.
+    #[error("defect of dmabench: {0}; please report it with the trace")]
     Defect(String),
 }
 
@@ -85,29 +87,6 @@ impl RunError {
         }
     }
 }
-
-impl fmt::Display for RunError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RunError::Refused {
-                workload,
-                mode,
-                reason,
-            } => write!(
-                f,
-                "{workload} cannot be run in mode {mode}: {reason}; leave it out with --workload"
-            ),
-            RunError::Defect(what) => {
-                write!(
-                    f,
-                    "defect of dmabench: {what}; please report it with the trace"
-                )
-            }
-        }
-    }
-}
-
-impl std::error::Error for RunError {}
 
 /// What the runs found.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ mod sizes;
 mod text;
 
 use std::{
-    fmt, fs,
+    fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -38,6 +38,7 @@ use crate::{
     model::{self, RequestTime},
     report::{self, ReportError, RunResult},
     run::{self, Plan, RunError, TickClock},
+    size,
     workload::Workload,
 };
 
@@ -100,26 +101,25 @@ pub enum What {
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
-    let (digits, unit) = match text.as_bytes() {
-        [.., b'k' | b'K'] => (&text[..text.len() - 1], 1 << 10),
-        [.., b'm' | b'M'] => (&text[..text.len() - 1], 1 << 20),
-        _ => (text, 1),
-    };
-    (digits.parse::<u64>().ok())
-        .and_then(|n| n.checked_mul(unit))
+    size::bytes(text)
         .filter(|n| (1..=BYTES_MAX).contains(n))
         .ok_or_else(|| "give a size from 1 to 4m".to_owned())
 }
 
 /// Why there is no sweep. Displays as one line that says what to do.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SweepError {
     /// A point cannot be run.
-    Run(RunError),
+    #[error(transparent)]
+    Run(#[from] RunError),
     /// A file.
-    File(ReportError),
+    #[error(transparent)]
+    File(#[from] ReportError),
     /// The earlier sweep is not of the same setting.
+    #[error(
+        "{file} was swept with another {what}; give the options it printed, or leave --resume out"
+    )]
     OtherSetting {
         /// The file.
         file: PathBuf,
@@ -127,37 +127,8 @@ pub enum SweepError {
         what: &'static str,
     },
     /// Counting searches failed.
+    #[error("not enough memory for an I/O address allocator")]
     NoMemory,
-}
-
-impl fmt::Display for SweepError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SweepError::Run(error) => error.fmt(f),
-            SweepError::File(error) => error.fmt(f),
-            SweepError::OtherSetting { file, what } => write!(
-                f,
-                "{} was swept with another {what}; give the options it printed, or leave --resume \
-                 out",
-                file.display()
-            ),
-            SweepError::NoMemory => f.write_str("not enough memory for an I/O address allocator"),
-        }
-    }
-}
-
-impl std::error::Error for SweepError {}
-
-impl From<RunError> for SweepError {
-    fn from(error: RunError) -> Self {
-        SweepError::Run(error)
-    }
-}
-
-impl From<ReportError> for SweepError {
-    fn from(error: ReportError) -> Self {
-        SweepError::File(error)
-    }
 }
 
 /// The files of a sweep.

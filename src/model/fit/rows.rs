@@ -1,6 +1,5 @@
 //! The rows of a fit: where they are read, and everything that is refused.
 
-use std::fmt;
 use std::path::Path;
 
 use dmabench_flushq::RangeCommands;
@@ -35,17 +34,22 @@ pub struct FitInput {
 }
 
 /// Why no profile can be made of some rows. Says what to do.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FitError {
     /// The file is not what its ending says.
+    #[error("cannot be read: {0}")]
     Syntax(String),
     /// A column or key that is not known.
+    #[error(
+        "{name} is not known; there are size_bytes, size_kib or size_pages, and unmap_ns or unmap_us"
+    )]
     Unknown {
         /// Its name.
         name: String,
     },
     /// Two columns for one thing.
+    #[error("{one} and {other} say the same thing; give one of them")]
     TwoUnits {
         /// One of them.
         one: &'static str,
@@ -53,11 +57,13 @@ pub enum FitError {
         other: &'static str,
     },
     /// Neither of the columns for a thing.
+    #[error("there is no {names}; give one of them")]
     Missing {
         /// What is missing: the possible names.
         names: &'static str,
     },
     /// A value that cannot be.
+    #[error("row {row}: {name} is {value}, but {reason}")]
     Value {
         /// Number of the row, from 1.
         row: usize,
@@ -69,11 +75,17 @@ pub enum FitError {
         reason: &'static str,
     },
     /// Fewer than two different sizes.
+    #[error(
+        "{sizes} different sizes say nothing about what a further page costs; measure at \
+             least two, better four, from 4 KiB to 1 MiB"
+    )]
     TooFew {
         /// How many there are.
         sizes: usize,
     },
     /// No figures fit the rows.
+    #[error("the rows contradict each other: with the others, {} KiB should take {fitted_ns:.0} ns \
+             and not {unmap_ns:.0}; check its unit, or measure it again", *size_bytes as f64 / KIB)]
     Contradictory {
         /// The row that fits worst.
         size_bytes: u64,
@@ -83,46 +95,6 @@ pub enum FitError {
         fitted_ns: f64,
     },
 }
-
-impl fmt::Display for FitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            FitError::Syntax(what) => write!(f, "cannot be read: {what}"),
-            FitError::Unknown { name } => write!(
-                f,
-                "{name} is not known; there are size_bytes, size_kib or size_pages, and unmap_ns \
-                 or unmap_us"
-            ),
-            FitError::TwoUnits { one, other } => {
-                write!(f, "{one} and {other} say the same thing; give one of them")
-            }
-            FitError::Missing { names } => write!(f, "there is no {names}; give one of them"),
-            FitError::Value {
-                row,
-                name,
-                value,
-                reason,
-            } => write!(f, "row {row}: {name} is {value}, but {reason}"),
-            FitError::TooFew { sizes } => write!(
-                f,
-                "{sizes} different sizes say nothing about what a further page costs; measure at \
-                 least two, better four, from 4 KiB to 1 MiB"
-            ),
-            FitError::Contradictory {
-                size_bytes,
-                unmap_ns,
-                fitted_ns,
-            } => write!(
-                f,
-                "the rows contradict each other: with the others, {} KiB should take {fitted_ns:.0} \
-                 ns and not {unmap_ns:.0}; check its unit, or measure it again",
-                *size_bytes as f64 / KIB
-            ),
-        }
-    }
-}
-
-impl std::error::Error for FitError {}
 
 /// A column, and what turns its figures into bytes or nanoseconds.
 const SIZES: [(&str, f64); 3] = [

@@ -4,6 +4,7 @@
 use std::{borrow::Cow, fmt, str::FromStr};
 
 use super::Random;
+use crate::size;
 
 /// Bytes of a page: sizes are whole pages, as the page cache and `O_DIRECT`
 /// buffers are.
@@ -70,7 +71,8 @@ pub(super) fn refuse_if(
 }
 
 /// An option that does not apply to a generator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{option} does not apply to {generator}: {reason}; choose other workloads with --workload")]
 pub struct Refused {
     /// The generator's name.
     pub generator: &'static str,
@@ -79,18 +81,6 @@ pub struct Refused {
     /// Why not.
     pub reason: &'static str,
 }
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} does not apply to {}: {}; choose other workloads with --workload",
-            self.option, self.generator, self.reason
-        )
-    }
-}
-
-impl std::error::Error for Refused {}
 
 /// Request sizes and how often each is drawn: `4K:70,64K:20,512K:10`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,8 +149,8 @@ impl FromStr for SizeMix {
         let mut parts = Vec::new();
         let mut total: u64 = 0;
         for part in text.split(',') {
-            let (size, weight) = part.split_once(':').unwrap_or((part, "1"));
-            let bytes = bytes(size).ok_or_else(|| {
+            let (size, weight) = size::split_weight(part);
+            let bytes = size::bytes(size).ok_or_else(|| {
                 format!("`{size}` is no size: give bytes, or a number with K or M")
             })?;
             let pages = bytes / PAGE;
@@ -169,11 +159,9 @@ impl FromStr for SizeMix {
                     "`{size}` is not a number of whole pages from 4K to 512K, the most an SD host takes at once"
                 ));
             }
-            let weight: u32 = (weight.parse().ok())
-                .filter(|w| (1..=1_000_000).contains(w))
-                .ok_or_else(|| {
-                    format!("`{weight}` is no weight: give a number from 1 to 1000000")
-                })?;
+            let weight = size::weight(weight).ok_or_else(|| {
+                format!("`{weight}` is no weight: give a number from 1 to 1000000")
+            })?;
             total += u64::from(weight);
             parts.push((pages as u32, weight));
         }
@@ -182,15 +170,6 @@ impl FromStr for SizeMix {
             total,
         })
     }
-}
-
-fn bytes(text: &str) -> Option<u64> {
-    let (digits, unit) = match text.as_bytes().last()? {
-        b'K' | b'k' => (&text[..text.len() - 1], 1 << 10),
-        b'M' | b'm' => (&text[..text.len() - 1], 1 << 20),
-        _ => (text, 1),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 #[cfg(test)]
