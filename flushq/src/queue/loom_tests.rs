@@ -12,10 +12,12 @@ use loom::{
 
 use alloc::sync::Arc as StdArc;
 
-use dmabench_platform::{Fences, SlotGuard, Slots, Timeout, sync::atomic::Ordering};
+use dmabench_platform::{Fences, Slots, sync::atomic::Ordering};
 
-use super::*;
-use crate::{BackendError, Late, Synced, Ticket, TlbBackend, TlbRange};
+use super::{
+    test_support::{AtOnce, T, Tlb, config},
+    *,
+};
 
 /// Pages whose translation a hostile TLB holds until an invalidation that sees
 /// them unmapped: it walks the tables again at once.
@@ -26,12 +28,12 @@ struct Model {
 }
 
 impl Model {
-    fn new() -> Self {
-        Model {
+    fn new() -> AtOnce<Self> {
+        AtOnce(Model {
             mapped: [AtomicBool::new(true), AtomicBool::new(true)],
             cached: [AtomicBool::new(true), AtomicBool::new(true)],
             released: AtomicUsize::new(0),
-        }
+        })
     }
 
     fn release(&self, page: usize) {
@@ -45,42 +47,11 @@ impl Model {
     }
 }
 
-// SAFETY: `cached` is the model's only translations.
-unsafe impl TlbBackend for Model {
-    type Context = ();
-
-    fn invalidate(
-        &self,
-        _slot: Option<&mut SlotGuard<'_>>,
-        (): &(),
-        _ranges: &[TlbRange],
-    ) -> Result<(), BackendError> {
-        unreachable!("a flush queue invalidates everything at once")
-    }
-
-    fn invalidate_all(
-        &self,
-        _slot: Option<&mut SlotGuard<'_>>,
-        (): &(),
-    ) -> Result<(), BackendError> {
+impl Tlb for Model {
+    fn forget(&self) {
         for (mapped, cached) in self.mapped.iter().zip(&self.cached) {
             cached.store(mapped.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        Ok(())
-    }
-
-    fn sync_begin(&self, _slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {
-        Ok(Ticket(0))
-    }
-
-    fn sync_wait(
-        &self,
-        _slot: Option<&mut SlotGuard<'_>>,
-        ticket: Ticket,
-        _timeout: Timeout,
-    ) -> Result<Synced, Late> {
-        // SAFETY: `invalidate_all` completes at once.
-        Ok(unsafe { Synced::new(ticket) })
     }
 }
 
@@ -91,16 +62,10 @@ fn check(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
 }
 
 fn queue<R: Rings<usize>>(slots: &StdArc<Slots>, fault: Fault) -> FlushQueue<usize, (), R> {
-    let config = QueueConfig {
-        entries_per_slot: 2,
-        timeout_ns: 1000,
-    };
-    let mut queue = FlushQueue::new(config, slots.clone()).unwrap();
+    let mut queue = FlushQueue::new(config(2), slots.clone()).unwrap();
     queue.fault = fault;
     queue
 }
-
-const T: Timeout = Timeout::DEFAULT;
 
 /// One thread unmaps two pages in slot 0, another drains in the fallback.
 fn one_unmapper_one_flusher(fault: Fault) {

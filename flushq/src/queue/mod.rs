@@ -76,6 +76,9 @@ mod room;
 mod shared;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod single_tests;
+#[cfg(all(test, not(shuttle)))]
+#[cfg_attr(loom, allow(dead_code, reason = "the models enter slots of their own"))]
+mod test_support;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 

@@ -2,31 +2,16 @@
 
 use alloc::{sync::Arc, vec::Vec};
 
-use dmabench_platform::{Fences, SlotGuard, Slots, TimeNs, Timeout, sync::Mutex};
+use dmabench_platform::{Fences, SlotGuard, Slots, TimeNs, sync::Mutex};
 
-use super::{Flushed, QueueConfig, SingleQueue};
-use crate::{BackendError, CountingBackend, Late, Synced, Ticket, TlbBackend, TlbRange};
-
-const T: Timeout = Timeout::DEFAULT;
-
-fn slots() -> Arc<Slots> {
-    Arc::new(Slots::new(2, Fences::Symmetric).unwrap())
-}
+use super::{
+    Flushed, SingleQueue,
+    test_support::{AtOnce, T, config, enter, slots},
+};
+use crate::CountingBackend;
 
 fn queue(slots: &Arc<Slots>, entries_per_slot: usize) -> SingleQueue<usize> {
-    let config = QueueConfig {
-        entries_per_slot,
-        timeout_ns: 1000,
-    };
-    SingleQueue::new(config, slots.clone()).unwrap()
-}
-
-/// # Safety
-///
-/// One thread for each number.
-unsafe fn enter(slots: &Slots, index: usize) -> SlotGuard<'_> {
-    // SAFETY: the caller promised it.
-    unsafe { slots.enter(Some(index)) }.unwrap()
+    SingleQueue::new(config(entries_per_slot), slots.clone()).unwrap()
 }
 
 fn push(queue: &SingleQueue<usize>, slot: &mut SlotGuard<'_>, entry: usize) -> bool {
@@ -84,53 +69,14 @@ fn a_place_that_was_taken_and_given_up_holds_nothing() {
     assert!(queue.is_empty());
 }
 
-/// Takes a place during the invalidation, as a slow producer on another slot.
-struct Meanwhile<F>(F);
-
-// SAFETY: there is no translation that could be kept.
-unsafe impl<F: Fn() + Send + Sync> TlbBackend for Meanwhile<F> {
-    type Context = ();
-
-    fn invalidate(
-        &self,
-        _slot: Option<&mut SlotGuard<'_>>,
-        (): &(),
-        _ranges: &[TlbRange],
-    ) -> Result<(), BackendError> {
-        unreachable!("a flush queue invalidates everything at once")
-    }
-
-    fn invalidate_all(
-        &self,
-        _slot: Option<&mut SlotGuard<'_>>,
-        (): &(),
-    ) -> Result<(), BackendError> {
-        (self.0)();
-        Ok(())
-    }
-
-    fn sync_begin(&self, _slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {
-        Ok(Ticket(0))
-    }
-
-    fn sync_wait(
-        &self,
-        _slot: Option<&mut SlotGuard<'_>>,
-        ticket: Ticket,
-        _timeout: Timeout,
-    ) -> Result<Synced, Late> {
-        // SAFETY: `invalidate_all` completes at once.
-        Ok(unsafe { Synced::new(ticket) })
-    }
-}
-
 #[test]
 fn l2_an_entry_queued_during_a_flush_waits_for_the_next() {
     let slots = slots();
     let queue = Arc::new(queue(&slots, 4));
     let mut slot = slots.enter_fallback();
     assert!(push(&queue, &mut slot, 0));
-    let backend = Meanwhile(|| {
+    // As a slow producer on another slot.
+    let backend = AtOnce(|| {
         // SAFETY: the other guard of this test is the fallback's.
         let mut slot = unsafe { enter(&slots, 0) };
         assert!(push(&queue, &mut slot, 1));
@@ -168,11 +114,7 @@ fn bad_input_a_forgotten_place_is_never_read() {
     let slots = slots();
     let entry = Arc::new(());
     {
-        let config = QueueConfig {
-            entries_per_slot: 4,
-            timeout_ns: 1,
-        };
-        let queue: SingleQueue<Arc<()>> = SingleQueue::new(config, slots.clone()).unwrap();
+        let queue: SingleQueue<Arc<()>> = SingleQueue::new(config(4), slots.clone()).unwrap();
         let mut slot = slots.enter_fallback();
         queue.take_room(&mut slot).unwrap().push(entry.clone());
         core::mem::forget(queue.take_room(&mut slot));

@@ -1,10 +1,13 @@
 use alloc::{sync::Arc, vec, vec::Vec};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use dmabench_platform::{Fences, SlotGuard, Slots, TimeNs, Timeout, sync::Mutex};
+use dmabench_platform::{Fences, SlotGuard, Slots, TimeNs, sync::Mutex};
 
-use super::*;
-use crate::{BackendError, CountingBackend, Late, Synced, Ticket, TlbBackend, TlbRange};
+use super::{
+    test_support::{AtOnce, T, Tlb, config, enter, slots},
+    *,
+};
+use crate::CountingBackend;
 
 /// A page is *mapped* while the tables say so and *cached* until an
 /// invalidation finds it unmapped: the hostile TLB that never evicts and refills
@@ -19,13 +22,13 @@ struct Model {
 }
 
 impl Model {
-    fn new(pages: usize) -> Self {
-        Model {
+    fn new(pages: usize) -> AtOnce<Self> {
+        AtOnce(Model {
             mapped: Mutex::new(vec![true; pages]),
             cached: Mutex::new(vec![true; pages]),
             late: AtomicUsize::new(0),
             meanwhile: Mutex::new(None),
-        }
+        })
     }
 
     fn unmap(&self, page: usize) -> usize {
@@ -38,75 +41,24 @@ impl Model {
     }
 }
 
-// SAFETY: the cached pages of the model are its only translations, and
-// `invalidate_all` looks at every one.
-unsafe impl TlbBackend for Model {
-    type Context = ();
-
-    fn invalidate(
-        &self,
-        _slot: Option<&mut SlotGuard<'_>>,
-        (): &(),
-        _ranges: &[TlbRange],
-    ) -> Result<(), BackendError> {
-        unreachable!("a flush queue invalidates everything at once")
-    }
-
-    fn invalidate_all(
-        &self,
-        slot: Option<&mut SlotGuard<'_>>,
-        (): &(),
-    ) -> Result<(), BackendError> {
-        assert!(slot.is_none(), "flushes run outside every section");
+impl Tlb for Model {
+    fn forget(&self) {
         self.cached.lock().copy_from_slice(&self.mapped.lock());
         if let Some(meanwhile) = self.meanwhile.lock().as_mut() {
             meanwhile();
         }
-        Ok(())
     }
 
-    fn sync_begin(&self, _slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {
-        Ok(Ticket(1))
+    fn in_time(&self) -> bool {
+        (self.late)
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
+            .is_err()
     }
-
-    fn sync_wait(
-        &self,
-        _slot: Option<&mut SlotGuard<'_>>,
-        ticket: Ticket,
-        after: Timeout,
-    ) -> Result<Synced, Late> {
-        let fail = self
-            .late
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-        if fail.is_ok() {
-            return Err(Late::TimedOut { after });
-        }
-        // SAFETY: `invalidate_all` completes at once.
-        Ok(unsafe { Synced::new(ticket) })
-    }
-}
-
-fn slots() -> Arc<Slots> {
-    Arc::new(Slots::new(2, Fences::Symmetric).unwrap())
 }
 
 fn queue(slots: &Arc<Slots>, entries_per_slot: usize) -> FlushQueue<usize> {
-    let config = QueueConfig {
-        entries_per_slot,
-        timeout_ns: 1000,
-    };
-    FlushQueue::new(config, slots.clone()).unwrap()
+    FlushQueue::new(config(entries_per_slot), slots.clone()).unwrap()
 }
-
-/// # Safety
-///
-/// One thread for each number.
-unsafe fn enter(slots: &Slots, index: usize) -> SlotGuard<'_> {
-    // SAFETY: the caller promised it.
-    unsafe { slots.enter(Some(index)) }.unwrap()
-}
-
-const T: Timeout = Timeout::DEFAULT;
 
 /// Fills a ring of four with pages 0 to 3 and lets page 4 come in during the
 /// flush; what is released while stale?
