@@ -27,6 +27,8 @@ use crate::{
 };
 #[cfg(target_os = "linux")]
 use crate::{cli::ModeArg, qemu, run::Plan};
+#[cfg(target_os = "linux")]
+use clap::ValueEnum;
 
 /// Exit code of a comparison that found a run worse than the one it is judged by.
 const EXIT_REGRESSION: u8 = 4;
@@ -152,7 +154,7 @@ fn replay_in_qemu(options: &RunOptions, limit_mib: u64) -> Result<u8, AppError> 
     report::check_out_dir(&options.out)?;
     let workloads = compare_workloads(options, &ShapeOptions::default())?;
     let plan = qemu::QemuPlan {
-        run: Plan::of(options, &ModeArg::ALL),
+        run: Plan::of(options, ModeArg::value_variants()),
         limit_bytes: limit_mib << 20,
         machine: Default::default(),
     };

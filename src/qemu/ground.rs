@@ -11,12 +11,16 @@ use dmabench_pgtable::format::S1K4;
 use dmabench_platform::{ThreadSlots, TimeNs};
 use dmabench_smmu::qemu::GuestRam;
 
-use super::{Stop, rig::Rig, tee::Tee};
+use super::{
+    Stop,
+    rig::{Driver, Rig},
+    tee::Tee,
+};
 use crate::cli::ModeArg;
 
-pub(super) type QemuDomain = Domain<Tee, ThreadSlots, S1K4, GuestRam>;
-type Copies = BounceDomain<Tee, ThreadSlots, S1K4, GuestRam, GuestRam>;
-type Registered = Premapped<Tee, ThreadSlots, S1K4, GuestRam>;
+pub(super) type QemuDomain = Domain<Tee<Driver>, ThreadSlots, S1K4, GuestRam>;
+type Copies = BounceDomain<Tee<Driver>, ThreadSlots, S1K4, GuestRam, GuestRam>;
+type Registered = Premapped<Tee<Driver>, ThreadSlots, S1K4, GuestRam>;
 
 /// Bytes of a bounce pool: slots for all requests that are mapped at once.
 const POOL_BYTES: u64 = 64 << 20;

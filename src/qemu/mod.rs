@@ -33,6 +33,7 @@ use dmabench_smmu::{
 use rayon::prelude::*;
 
 pub use result::{QEMU_VERSION, QemuCounts, QemuReport, QemuResult};
+pub use tee::Tee;
 
 use crate::{
     cli::ModeArg,

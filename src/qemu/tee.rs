@@ -1,4 +1,4 @@
-//! The driver, with the counting backend beside it.
+//! A driver, with the counting backend beside it.
 
 use std::sync::Arc;
 
@@ -6,19 +6,21 @@ use dmabench_flushq::{BackendError, CountingBackend, Late, Synced, Ticket, TlbBa
 use dmabench_platform::{Iova, SlotGuard, Timeout};
 use dmabench_smmu::driver::SmmuContext;
 
-use super::{Flaw, has, rig::Driver};
+use super::{Flaw, has};
 
 /// Sends every call to the driver, and counts it as `compare` does.
 #[derive(Debug)]
-pub(super) struct Tee {
-    pub(super) driver: Arc<Driver>,
-    pub(super) counting: Arc<CountingBackend>,
+pub struct Tee<B> {
+    /// Whose answers are returned.
+    pub driver: Arc<B>,
+    /// What it is asked for.
+    pub counting: Arc<CountingBackend>,
 }
 
 // SAFETY: each promise is kept by the driver, which gets every call unchanged and
 // whose answers are returned; the counting backend has no effect, and its `Synced`
 // is not used. (Tests that break this on purpose reuse no table.)
-unsafe impl TlbBackend for Tee {
+unsafe impl<B: TlbBackend<Context = SmmuContext>> TlbBackend for Tee<B> {
     type Context = SmmuContext;
 
     fn invalidate(

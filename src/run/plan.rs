@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use clap::ValueEnum;
 use dmabench_flushq::QueueConfig;
 
 use crate::{
@@ -37,7 +38,7 @@ impl Default for Plan {
     /// Every mode; Linux's queue of 256 entries and 10 ms.
     fn default() -> Self {
         Plan {
-            modes: ModeArg::ALL.to_vec(),
+            modes: ModeArg::value_variants().to_vec(),
             requests_min: crate::cli::REQUESTS_DEFAULT,
             flush_queue_entries: 256,
             flush_timeout_ns: 10_000_000,

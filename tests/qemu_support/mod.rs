@@ -3,10 +3,11 @@
 
 use std::{io::Write, sync::Arc};
 
+use dmabench::qemu::Tee;
 use dmabench_dma::{Device, Direction, Domain, DomainConfig, Mapping, Mode, Segment};
-use dmabench_flushq::{BackendError, CountingBackend, Late, Synced, Ticket, TlbBackend, TlbRange};
+use dmabench_flushq::CountingBackend;
 use dmabench_pgtable::{S1K4, TableConfig};
-use dmabench_platform::{Fences, Iova, PhysAddr, SlotGuard, Slots, ThreadSlots, Timeout};
+use dmabench_platform::{Fences, Iova, PhysAddr, Slots, ThreadSlots};
 use dmabench_smmu::{
     SmmuHost,
     driver::{AtsUse, Smmu, SmmuConfig, SmmuContext, StreamTarget},
@@ -20,7 +21,7 @@ use dmabench_smmu::{
 pub(crate) const PAGE: u64 = 4096;
 
 pub(crate) type Driver<H = QemuSmmu> = Smmu<H, GuestRam>;
-pub(crate) type QemuDomain<H = QemuSmmu> = Domain<Counted<H>, ThreadSlots, S1K4, GuestRam>;
+pub(crate) type QemuDomain<H = QemuSmmu> = Domain<Tee<Driver<H>>, ThreadSlots, S1K4, GuestRam>;
 
 /// QEMU, or nothing where it is not installed: then the test says by name that
 /// it was skipped. Where `CI` is set that is a failure.
@@ -38,52 +39,6 @@ pub(crate) fn start_in(test: &str, config: QemuConfig, ci: bool) -> Option<Qemu>
             None
         }
         Err(error) => panic!("{error}"),
-    }
-}
-
-/// The driver, and beside it the backend that only counts: what it is asked for
-/// is what `dmabench compare` reports.
-pub(crate) struct Counted<H: SmmuHost = QemuSmmu> {
-    pub(crate) driver: Arc<Driver<H>>,
-    pub(crate) counting: Arc<CountingBackend>,
-}
-
-// SAFETY: every promise is the driver's, to which each call goes and whose
-// answers are returned; counting has no effect.
-unsafe impl<H: SmmuHost> TlbBackend for Counted<H> {
-    type Context = SmmuContext;
-
-    fn invalidate(
-        &self,
-        mut slot: Option<&mut SlotGuard<'_>>,
-        context: &SmmuContext,
-        ranges: &[TlbRange],
-    ) -> Result<(), BackendError> {
-        self.counting.invalidate(slot.as_deref_mut(), &(), ranges)?;
-        self.driver.invalidate(slot, context, ranges)
-    }
-
-    fn invalidate_all(
-        &self,
-        mut slot: Option<&mut SlotGuard<'_>>,
-        context: &SmmuContext,
-    ) -> Result<(), BackendError> {
-        self.counting.invalidate_all(slot.as_deref_mut(), &())?;
-        self.driver.invalidate_all(slot, context)
-    }
-
-    fn sync_begin(&self, mut slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {
-        self.counting.sync_begin(slot.as_deref_mut())?;
-        self.driver.sync_begin(slot)
-    }
-
-    fn sync_wait(
-        &self,
-        slot: Option<&mut SlotGuard<'_>>,
-        ticket: Ticket,
-        timeout: Timeout,
-    ) -> Result<Synced, Late> {
-        self.driver.sync_wait(slot, ticket, timeout)
     }
 }
 
@@ -187,7 +142,7 @@ impl<H: SmmuHost> Port<H> {
         let host = qemu.sd_host(index).unwrap();
         let slots = Arc::new(Slots::new(4, Fences::detect()).unwrap());
         let counting = Arc::new(CountingBackend::new(&slots));
-        let backend = Counted {
+        let backend = Tee {
             driver: driver.clone(),
             counting: counting.clone(),
         };

@@ -153,34 +153,9 @@ impl Shared<'_> {
 
     /// One thread for the whole stream.
     pub(super) fn alone(&self, number: usize, stream: &Workload) -> Result<Done, RunError> {
-        let Some(mut recorder) = self.start(number) else {
-            return Ok(Done::default());
-        };
-        let mut live: Vec<Option<Live>> = (0..stream.live_max).map(|_| None).collect();
-        let mut out = vec![DmaSegment::EMPTY; stream.segments_max()];
-        'passes: while !stream.steps().is_empty() {
-            for step in stream.steps() {
-                match *step {
-                    Step::Map(request) => {
-                        if self.stopped(recorder.mapped) {
-                            break 'passes;
-                        }
-                        let place = stream.requests()[request as usize].place as usize;
-                        live[place] = Some(self.map(stream, request, &mut out, &mut recorder)?);
-                    }
-                    Step::Unmap(request) => {
-                        let place = stream.requests()[request as usize].place as usize;
-                        if let Some(mapped) = live[place].take() {
-                            self.unmap(mapped, &mut recorder)?;
-                        }
-                    }
-                }
-            }
-        }
-        for mapped in live.into_iter().flatten() {
-            self.unmap(mapped, &mut recorder)?;
-        }
-        Ok(recorder.finish(self.clock))
+        self.play(number, stream, |mapped, recorder| {
+            self.unmap(mapped, recorder).map(|()| true)
+        })
     }
 
     /// The first thread of a pair: what is to be unmapped it gives away.
@@ -190,13 +165,25 @@ impl Shared<'_> {
         stream: &Workload,
         give: Sender<Live>,
     ) -> Result<Done, RunError> {
+        // The other thread is gone only if it could not go on; then this one
+        // ends too, and the error is the other's.
+        self.play(number, stream, |mapped, _| Ok(give.send(mapped).is_ok()))
+    }
+
+    /// Maps the stream again and again, until it is to stop. `done` gets what is to
+    /// be unmapped, and says whether to go on.
+    #[inline]
+    fn play(
+        &self,
+        number: usize,
+        stream: &Workload,
+        mut done: impl FnMut(Live, &mut Recorder<'_>) -> Result<bool, RunError>,
+    ) -> Result<Done, RunError> {
         let Some(mut recorder) = self.start(number) else {
             return Ok(Done::default());
         };
         let mut live: Vec<Option<Live>> = (0..stream.live_max).map(|_| None).collect();
         let mut out = vec![DmaSegment::EMPTY; stream.segments_max()];
-        // The other thread is gone only if it could not go on; then this one
-        // ends too, and the error is the other's.
         'passes: while !stream.steps().is_empty() {
             for step in stream.steps() {
                 match *step {
@@ -210,7 +197,7 @@ impl Shared<'_> {
                     Step::Unmap(request) => {
                         let place = stream.requests()[request as usize].place as usize;
                         if let Some(mapped) = live[place].take()
-                            && give.send(mapped).is_err()
+                            && !done(mapped, &mut recorder)?
                         {
                             break 'passes;
                         }
@@ -219,7 +206,7 @@ impl Shared<'_> {
             }
         }
         for mapped in live.into_iter().flatten() {
-            if give.send(mapped).is_err() {
+            if !done(mapped, &mut recorder)? {
                 break;
             }
         }

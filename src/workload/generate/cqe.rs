@@ -2,7 +2,7 @@
 //! the device serves in any order, and one interrupt for several completions.
 
 use super::{
-    Generator, Random, Refused, Shape, SizeMix, memory::Scattered, shape::refuse_if, source,
+    Generator, Random, Refused, Shape, SizeMix, finish, memory::Scattered, shape::refuse_if,
 };
 use crate::workload::{Builder, Direction, Workload};
 
@@ -71,13 +71,7 @@ impl Generator for Cqe {
             "requests={} depth={depth} coalesce={coalesce} sizes={}",
             self.requests, self.sizes
         );
-        builder.finish(
-            self.name().to_owned(),
-            self.description().to_owned(),
-            source(self, &parameters, seed),
-            None,
-            vec!["cqhci".to_owned()],
-        )
+        finish(self, builder, &parameters, seed, "cqhci")
     }
 
     fn shaped(&self, shape: &Shape) -> Result<Box<dyn Generator>, Refused> {

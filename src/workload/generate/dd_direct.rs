@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use dmabench_platform::PhysAddr;
 
-use super::{Generator, Random, Refused, Shape, SizeMix, shape::PAGE, source};
+use super::{Generator, Random, Refused, Shape, SizeMix, finish, shape::PAGE};
 use crate::workload::{Builder, Direction, HostLimits, Lists, Segment, Workload};
 
 /// The buffer of `bs=4M`.
@@ -96,13 +96,7 @@ impl Generator for DdDirect {
             "requests={} depth={} sizes={}",
             self.requests, self.depth, self.sizes
         );
-        builder.finish(
-            self.name().to_owned(),
-            self.description().to_owned(),
-            source(self, &parameters, seed),
-            None,
-            vec!["sdhci".to_owned()],
-        )
+        finish(self, builder, &parameters, seed, "sdhci")
     }
 
     fn shaped(&self, shape: &Shape) -> Result<Box<dyn Generator>, Refused> {

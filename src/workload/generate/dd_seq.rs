@@ -1,7 +1,7 @@
 //! `dd if=/dev/mmcblk1 of=/dev/null bs=4M`, the load of the 2021 thread: the
 //! page cache reads ahead in requests of 128 KiB.
 
-use super::{Generator, PAGES_MAX, Random, Refused, Shape, memory::Scattered, source};
+use super::{Generator, PAGES_MAX, Random, Refused, Shape, finish, memory::Scattered};
 use crate::workload::{Builder, Direction, Workload};
 
 /// Sequential reads through the page cache.
@@ -55,13 +55,7 @@ impl Generator for DdSeq {
             "pages={pages} requests={} depth={}",
             self.requests, self.depth
         );
-        builder.finish(
-            self.name().to_owned(),
-            self.description().to_owned(),
-            source(self, &parameters, seed),
-            None,
-            vec!["sdhci".to_owned()],
-        )
+        finish(self, builder, &parameters, seed, "sdhci")
     }
 
     fn shaped(&self, shape: &Shape) -> Result<Box<dyn Generator>, Refused> {

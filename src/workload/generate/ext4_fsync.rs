@@ -7,7 +7,7 @@
 //! in nine). Its mount and write-back are left out.
 
 use super::{
-    Generator, PAGES_MAX, Random, Refused, Shape, memory::Scattered, shape::refuse_if, source,
+    Generator, PAGES_MAX, Random, Refused, Shape, finish, memory::Scattered, shape::refuse_if,
 };
 use crate::workload::{Builder, Direction, Workload};
 
@@ -72,13 +72,7 @@ impl Generator for Ext4Fsync {
             }
         }
         let parameters = format!("requests={}", self.requests);
-        builder.finish(
-            self.name().to_owned(),
-            self.description().to_owned(),
-            source(self, &parameters, seed),
-            None,
-            vec!["sdhci".to_owned()],
-        )
+        finish(self, builder, &parameters, seed, "sdhci")
     }
 
     fn shaped(&self, shape: &Shape) -> Result<Box<dyn Generator>, Refused> {

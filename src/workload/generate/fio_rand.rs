@@ -2,7 +2,7 @@
 //! the jobs of Linux's HSQ series for eMMC (Baolin Wang, v8, 2020-02-05), mixed
 //! 70 to 30.
 
-use super::{Generator, Random, Refused, Shape, in_flight, memory::Scattered, shape::PAGE, source};
+use super::{Generator, Random, Refused, Shape, finish, in_flight, memory::Scattered, shape::PAGE};
 use crate::workload::{Builder, Direction, Workload};
 
 /// Random reads and writes of 4 KiB.
@@ -64,13 +64,7 @@ impl Generator for FioRand {
             self.depth,
             Self::READ_PERCENT
         );
-        builder.finish(
-            self.name().to_owned(),
-            self.description().to_owned(),
-            source(self, &parameters, seed),
-            None,
-            vec!["mmc".to_owned()],
-        )
+        finish(self, builder, &parameters, seed, "mmc")
     }
 
     fn shaped(&self, shape: &Shape) -> Result<Box<dyn Generator>, Refused> {

@@ -8,7 +8,7 @@
 //! request that finds the host full waits, and the gap to the next counts from
 //! when it was taken.
 
-use super::{App, Generator, Random, Refused, Shape, apps, memory::Scattered, shape::PAGE, source};
+use super::{App, Generator, Random, Refused, Shape, apps, finish, memory::Scattered, shape::PAGE};
 use crate::workload::{Builder, Direction, Queue, Workload};
 
 /// Requests of one application in a row.
@@ -81,13 +81,7 @@ impl Generator for MobileMix {
         }
         let only = (self.only.as_ref()).map_or(String::new(), |only| format!(" only={only}"));
         let parameters = format!("requests={} depth={}{only}", self.requests, self.depth);
-        builder.finish(
-            self.name().to_owned(),
-            self.description().to_owned(),
-            source(self, &parameters, seed),
-            None,
-            vec!["mmc".to_owned()],
-        )
+        finish(self, builder, &parameters, seed, "mmc")
     }
 
     fn shaped(&self, shape: &Shape) -> Result<Box<dyn Generator>, Refused> {

@@ -30,7 +30,7 @@ pub use random::Random;
 pub use shape::{PAGES_MAX, Refused, Shape, SizeMix};
 pub use sqlite_sync::SqliteSync;
 
-use super::{Crew, Workload};
+use super::{Builder, Crew, Workload};
 use crate::report::Source;
 
 /// Makes a workload out of a seed.
@@ -100,11 +100,25 @@ pub fn streams(generator: &dyn Generator, seed: u64, players: Players) -> Vec<Wo
         .collect()
 }
 
-/// For the report: all that makes the workload what it is.
-fn source(generator: &dyn Generator, parameters: &str, seed: u64) -> Source {
-    Source::Generated {
+/// What a generator has built, for one device of that kind. `parameters` are, with
+/// the seed, all that makes the workload what it is.
+fn finish(
+    generator: &dyn Generator,
+    builder: Builder,
+    parameters: &str,
+    seed: u64,
+    device: &str,
+) -> Workload {
+    let source = Source::Generated {
         generator: format!("{} {parameters} seed={seed}", generator.name()),
-    }
+    };
+    builder.finish(
+        generator.name().to_owned(),
+        generator.description().to_owned(),
+        source,
+        None,
+        vec![device.to_owned()],
+    )
 }
 
 #[cfg(test)]

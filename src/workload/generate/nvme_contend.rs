@@ -6,7 +6,7 @@
 //! and unmap per processor and second fall from 282 K on 8 processors to 11 K on
 //! 64. Both with 4 KiB.
 
-use super::{Generator, Random, Refused, Shape, SizeMix, in_flight, memory::Scattered, source};
+use super::{Generator, Random, Refused, Shape, SizeMix, finish, in_flight, memory::Scattered};
 use crate::workload::{Builder, Direction, Workload};
 
 /// Reads from an NVMe drive.
@@ -57,13 +57,7 @@ impl Generator for NvmeContend {
             "requests={} depth={} sizes={}",
             self.requests, self.depth, self.sizes
         );
-        builder.finish(
-            self.name().to_owned(),
-            self.description().to_owned(),
-            source(self, &parameters, seed),
-            None,
-            vec!["nvme".to_owned()],
-        )
+        finish(self, builder, &parameters, seed, "nvme")
     }
 
     fn shaped(&self, shape: &Shape) -> Result<Box<dyn Generator>, Refused> {

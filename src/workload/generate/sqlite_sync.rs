@@ -8,7 +8,7 @@
 //! further power of two to 64 KiB is about two thirds as frequent as the one
 //! before.
 
-use super::{Generator, Random, Refused, Shape, SizeMix, memory::Scattered, source};
+use super::{Generator, Random, Refused, Shape, SizeMix, finish, memory::Scattered};
 use crate::workload::{Builder, Direction, Workload};
 
 /// 4, 8, 16, 32 and 64 KiB.
@@ -65,13 +65,7 @@ impl Generator for SqliteSync {
             }
         }
         let parameters = format!("requests={} sizes={SIZES}", self.requests);
-        builder.finish(
-            self.name().to_owned(),
-            self.description().to_owned(),
-            source(self, &parameters, seed),
-            None,
-            vec!["sdhci".to_owned()],
-        )
+        finish(self, builder, &parameters, seed, "sdhci")
     }
 
     fn shaped(&self, shape: &Shape) -> Result<Box<dyn Generator>, Refused> {

@@ -1,11 +1,13 @@
 //! The command line: what can be asked for, and how it is spelt.
 
+mod mode;
+
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
-
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use dmabench_flushq::QueueConfig;
 
+pub use self::mode::{ModeArg, ModeChoice};
 use crate::{
     breakdown::BreakdownArgs,
     map::MapArgs,
@@ -309,127 +311,10 @@ pub(crate) fn queue_entries(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A mode, as the command line spells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum ModeArg {
-    /// No translation: the device uses physical addresses
-    Passthrough,
-    /// Every unmap invalidates and waits before the buffer goes back
-    Strict,
-    /// Strict, with one invalidation and one wait for all unmaps of a completion
-    StrictBatched,
-    /// Strict, with the wait for one request beside the transfer of the next
-    StrictPipelined,
-    /// The buffer goes back at once, invalidations are collected
-    Lazy,
-    /// Lazy with one large queue for all processors
-    LazySingle,
-    /// Invalidations are collected, and the buffer goes back after its own
-    LazyParked,
-    /// The device works on copies, in memory of its own that stays mapped
-    Bounce,
-    /// All memory of the workload is registered once and stays mapped
-    Premapped,
-}
-
-/// What `--modes` takes: a mode, or all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ModeChoice {
-    /// One.
-    One(ModeArg),
-    /// Every mode there is.
-    All,
-}
-
-impl ValueEnum for ModeChoice {
-    fn value_variants<'a>() -> &'a [Self] {
-        use ModeArg::*;
-        use ModeChoice::{All, One};
-        &[
-            One(Passthrough),
-            One(Strict),
-            One(StrictBatched),
-            One(StrictPipelined),
-            One(Lazy),
-            One(LazySingle),
-            One(LazyParked),
-            One(Bounce),
-            One(Premapped),
-            All,
-        ]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        match self {
-            ModeChoice::One(mode) => mode.to_possible_value(),
-            ModeChoice::All => Some(PossibleValue::new("all").help("Every mode")),
-        }
-    }
-}
-
-impl ModeArg {
-    /// Whether the I/O pages of a buffer cannot be reached when it is given back.
-    /// (Those of a bounce pool can, always; they are never the buffer.)
-    pub fn takes_away(self) -> bool {
-        match self {
-            ModeArg::Strict
-            | ModeArg::StrictBatched
-            | ModeArg::StrictPipelined
-            | ModeArg::LazyParked => true,
-            ModeArg::Passthrough
-            | ModeArg::Lazy
-            | ModeArg::LazySingle
-            | ModeArg::Bounce
-            | ModeArg::Premapped => false,
-        }
-    }
-
-    /// Every mode, in the order of reports: what is run where nothing else is asked for.
-    pub const ALL: [ModeArg; 9] = [
-        ModeArg::Passthrough,
-        ModeArg::Strict,
-        ModeArg::StrictBatched,
-        ModeArg::StrictPipelined,
-        ModeArg::Lazy,
-        ModeArg::LazySingle,
-        ModeArg::LazyParked,
-        ModeArg::Bounce,
-        ModeArg::Premapped,
-    ];
-
-    /// Whether a request of this mode is not mapped and unmapped by itself, so
-    /// that several threads cannot play it on one address space.
-    pub fn one_thread_only(self) -> bool {
-        use ModeArg::*;
-        matches!(self, StrictBatched | StrictPipelined | Bounce | Premapped)
-    }
-
-    /// Its name on the command line and in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            ModeArg::Passthrough => "passthrough",
-            ModeArg::Strict => "strict",
-            ModeArg::StrictBatched => "strict-batched",
-            ModeArg::StrictPipelined => "strict-pipelined",
-            ModeArg::Lazy => "lazy",
-            ModeArg::LazySingle => "lazy-single",
-            ModeArg::LazyParked => "lazy-parked",
-            ModeArg::Bounce => "bounce",
-            ModeArg::Premapped => "premapped",
-        }
-    }
-}
-
-impl std::fmt::Display for ModeArg {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 impl RunOptions {
     /// The modes asked for, each once, cheapest safety first.
     pub fn modes(&self) -> Vec<ModeArg> {
-        self.modes_or(&ModeArg::ALL)
+        self.modes_or(ModeArg::value_variants())
     }
 
     /// As [`modes`](Self::modes), where a command has another default.
@@ -507,7 +392,7 @@ mod tests {
             modes.modes_or(&[ModeArg::Passthrough]),
             [ModeArg::Strict, ModeArg::Lazy]
         );
-        assert_eq!(before.options.modes(), ModeArg::ALL);
+        assert_eq!(before.options.modes(), ModeArg::value_variants());
         assert_eq!(
             before.options.modes_or(&[ModeArg::Strict]),
             [ModeArg::Strict]
