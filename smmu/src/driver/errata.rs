@@ -1,7 +1,5 @@
 //! Known faults of real SMMUs, as options.
 
-use crate::format::Features;
-
 /// What to avoid on one SMMU. [`Errata::for_iidr`] knows Arm's; an embedder sets
 /// the rest by hand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,11 +56,6 @@ impl Errata {
             _ => {}
         }
         errata
-    }
-
-    /// Whether nested translation may be used.
-    pub const fn nesting(&self, features: &Features) -> bool {
-        features.stage1 && features.stage2 && !self.no_nesting
     }
 }
 

@@ -120,19 +120,6 @@ impl EventKind {
                 | EventKind::Permission
         )
     }
-
-    /// Whether the record carries an input address.
-    pub const fn has_address(self) -> bool {
-        matches!(
-            self,
-            EventKind::WalkAbort
-                | EventKind::Translation
-                | EventKind::AddressSize
-                | EventKind::Access
-                | EventKind::Permission
-                | EventKind::TlbConflict
-        )
-    }
 }
 
 /// `CLASS`: what the SMMU was doing.

@@ -58,13 +58,6 @@ pub enum SteIllegal {
     ReservedDss,
 }
 
-impl SteIllegal {
-    /// Whether hardware records `C_BAD_STE` for it.
-    pub const fn is_bad_ste(&self) -> bool {
-        !matches!(self, SteIllegal::ReservedDss)
-    }
-}
-
 impl fmt::Display for SteIllegal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

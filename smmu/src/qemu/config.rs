@@ -26,9 +26,6 @@ pub struct QemuConfig {
     /// Record the SMMU's commands and events
     /// ([`Qemu::traced`](super::Qemu::traced)). Default: off.
     pub trace: bool,
-    /// Record each lookup in the translation cache as well: one line for each
-    /// block of 512 bytes. Default: off.
-    pub trace_lookups: bool,
 }
 
 impl Default for QemuConfig {
@@ -40,7 +37,6 @@ impl Default for QemuConfig {
             card_bytes: vec![64 << 20],
             reply_timeout: Duration::from_secs(20),
             trace: false,
-            trace_lookups: false,
         }
     }
 }
@@ -78,13 +74,6 @@ impl QemuConfig {
     /// With a record of commands and events.
     pub fn with_trace(mut self) -> Self {
         self.trace = true;
-        self
-    }
-
-    /// With a record of commands, events and translation lookups.
-    pub fn with_traced_lookups(mut self) -> Self {
-        self.trace = true;
-        self.trace_lookups = true;
         self
     }
 
@@ -148,9 +137,6 @@ impl QemuConfig {
             ] {
                 add(&["-trace", pattern]);
             }
-        }
-        if self.trace_lookups {
-            add(&["-trace", "smmu_iotlb_*"]);
         }
         line.into_iter().map(OsString::from).collect()
     }

@@ -125,11 +125,6 @@ impl Qemu {
         }
     }
 
-    /// What is on the card of controller `index`.
-    pub fn card_image(&self, index: usize) -> Option<&CardImage> {
-        self.images.get(index)
-    }
-
     /// What QEMU's own trace has recorded since the last call; empty without
     /// [`QemuConfig::trace`].
     pub fn traced(&self) -> TraceCounts {

@@ -1,8 +1,11 @@
 //! What each thread measures, and what comes together from all of them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::mpsc::{Receiver, Sender},
+    time::Duration,
+};
 
-use crossbeam_channel::{Receiver, Sender};
 use dmabench_flushq::BackendCounts;
 
 use super::{Calls, Fairness, Figures, Interval, Play, Played, StreamFigures};

@@ -19,11 +19,13 @@ mod tests;
 mod worker;
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
-use crossbeam_channel::{bounded, unbounded};
 use dmabench_dma::Device;
 use dmabench_flushq::BackendCounts;
 use dmabench_platform::{Clock, MonotonicClock};
@@ -192,7 +194,7 @@ pub fn play(
 ) -> Result<Played, RunError> {
     let threads = play.streams.len() * if play.pairs.is_some() { 2 } else { 1 };
     let bed = Bed::shared(mode, plan, threads, play.device)?;
-    let (give, tallies) = unbounded();
+    let (give, tallies) = mpsc::channel();
     let shared = Shared::new(play, &bed, clock, give);
     let mut works: Vec<(usize, Work<'_>)> = Vec::with_capacity(threads);
     for (number, &stream) in play.streams.iter().enumerate() {
@@ -200,7 +202,7 @@ pub fn play(
         match play.pairs {
             None => works.push((number, Box::new(move || shared.alone(number, stream)))),
             Some(waiting) => {
-                let (give, take) = bounded(waiting.max(1));
+                let (give, take) = mpsc::sync_channel(waiting.max(1));
                 works.push((
                     number,
                     Box::new(move || shared.mapper(number, stream, give)),

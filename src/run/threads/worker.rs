@@ -2,11 +2,13 @@
 
 use std::{
     hint::{black_box, spin_loop},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, SyncSender},
+    },
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, Sender};
 use dmabench_dma::{DmaSegment, Mapping};
 use dmabench_flushq::CountingBackend;
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -163,7 +165,7 @@ impl Shared<'_> {
         &self,
         number: usize,
         stream: &Workload,
-        give: Sender<Live>,
+        give: SyncSender<Live>,
     ) -> Result<Done, RunError> {
         // The other thread is gone only if it could not go on; then this one
         // ends too, and the error is the other's.

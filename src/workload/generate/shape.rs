@@ -93,8 +93,6 @@ pub struct SizeMix {
 impl SizeMix {
     /// One page each time.
     pub const K4: SizeMix = Self::fixed(&[(1, 1)], 1);
-    /// 128 KiB each time, the page cache's read-ahead.
-    pub const K128: SizeMix = Self::fixed(&[(32, 1)], 1);
     /// 512 KiB each time, an SD host's largest.
     pub const K512: SizeMix = Self::fixed(&[(PAGES_MAX, 1)], 1);
 
