@@ -214,10 +214,10 @@ pub fn run(
 }
 
 fn dma_mode(mode: ModeArg, plan: &Plan) -> Result<Mode, BreakdownError> {
-    match mode.name() {
-        "passthrough" => Ok(Mode::Passthrough),
-        "strict" => Ok(Mode::Strict),
-        "lazy" => Ok(Mode::Lazy(QueueConfig {
+    match mode {
+        ModeArg::Passthrough => Ok(Mode::Passthrough),
+        ModeArg::Strict => Ok(Mode::Strict),
+        ModeArg::Lazy => Ok(Mode::Lazy(QueueConfig {
             entries_per_slot: plan.flush_queue_entries,
             timeout_ns: plan.flush_timeout_ns,
         })),

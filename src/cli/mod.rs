@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and how it is spelt.
 
 mod mode;
+mod used;
 
 use std::path::PathBuf;
 

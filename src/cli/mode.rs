@@ -43,6 +43,11 @@ impl ModeArg {
         matches!(self, StrictBatched | StrictPipelined | Bounce | Premapped)
     }
 
+    /// Whether unmaps wait in a flush queue.
+    pub fn has_queue(self) -> bool {
+        matches!(self, Self::Lazy | Self::LazySingle | Self::LazyParked)
+    }
+
     /// Its name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {

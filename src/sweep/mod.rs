@@ -280,10 +280,6 @@ fn setting(args: &SweepArgs, plan: &Plan, options: &RunOptions, workloads: &[Wor
     }
 }
 
-fn has_queue(mode: ModeArg) -> bool {
-    mode.name().starts_with("lazy")
-}
-
 fn queue_points<'a>(args: &SweepArgs, plan: &Plan, workloads: &'a [Workload]) -> Vec<Queue<'a>> {
     if args.what == Some(What::Sizes) {
         return Vec::new();
@@ -291,7 +287,7 @@ fn queue_points<'a>(args: &SweepArgs, plan: &Plan, workloads: &'a [Workload]) ->
     let mut points = Vec::new();
     for workload in workloads {
         for &mode in &plan.modes {
-            if !has_queue(mode) {
+            if !mode.has_queue() {
                 points.push((workload, mode, None));
                 continue;
             }
@@ -419,7 +415,7 @@ fn size_points(
     let bytes = load.requests()[0].bytes;
     let mut points = Vec::new();
     for (result, &mode) in results.iter().zip(&plan.modes) {
-        let queue = has_queue(mode).then_some(match mode {
+        let queue = mode.has_queue().then_some(match mode {
             ModeArg::LazySingle => plan.single_queue.entries_per_slot,
             _ => plan.flush_queue_entries,
         });
