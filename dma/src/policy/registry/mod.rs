@@ -19,20 +19,19 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::{
-    Decision, DeviceVote, DomainType, InstanceVote, LiveDomain, SystemDefaults, TypeRequest, admit,
-    decide,
-};
+use super::{Decision, DomainType, InstanceVote, LiveDomain, SystemDefaults};
 
 mod error;
+mod group_type;
 mod parts;
+mod settle;
 
 pub use error::{
     AddError, BindError, InstanceError, RemoveError, TightenError, UnbindError, WriteError,
 };
 pub(super) use error::{EINVAL, EOPNOTSUPP, EPERM};
-use error::{NotReady, Plan};
 pub use parts::{DeviceId, DeviceInfo, GroupId, InstanceId, MakeDomain};
+use settle::Settled;
 
 type LiveError<M> = <<M as MakeDomain>::Domain as LiveDomain>::Error;
 type AddResult<M> = Result<GroupId, AddError<LiveError<M>>>;
@@ -69,28 +68,6 @@ struct Group<D> {
     /// What the administrator wrote last, unless it was `auto` or is overruled.
     choice: Option<DomainType>,
     settled: Option<Settled<D>>,
-}
-
-/// The type is not kept here: the domain knows it.
-struct Settled<D> {
-    domain: D,
-    bounce: bool,
-    pinned: bool,
-    instances: Vec<InstanceId>,
-}
-
-impl<D: LiveDomain> Settled<D> {
-    fn decision(&self) -> Decision {
-        Decision {
-            domain_type: self.domain.domain_type(),
-            bounce: self.bounce,
-            pinned: self.pinned,
-        }
-    }
-
-    fn is(&self, plan: &Plan) -> bool {
-        self.decision() == plan.decision && self.instances == plan.instances
-    }
 }
 
 impl<M: MakeDomain> Registry<M> {
@@ -299,245 +276,6 @@ impl<M: MakeDomain> Registry<M> {
     /// A group's domain, if it has one.
     pub fn domain(&self, group: GroupId) -> Option<&M::Domain> {
         Some(&self.settled(group)?.domain)
-    }
-
-    /// What reading the group's `type` gives, without the newline: the type of
-    /// the domain as it is at this moment, or `unknown` while there is none.
-    /// `None` for a group that does not exist.
-    pub fn read_type(&self, group: GroupId) -> Option<&'static str> {
-        let at = self.find_group(group).ok()?;
-        Some(match &self.groups[at].settled {
-            Some(settled) => settled.domain.domain_type().word(),
-            None => "unknown",
-        })
-    }
-
-    /// What writing to the group's `type` does: see [`TypeRequest::parse`] for
-    /// the words. As in Linux 7.2 (`iommu_group_store_type` in
-    /// `drivers/iommu/iommu.c`):
-    ///
-    /// * `DMA-FQ` on a group that is `DMA` is carried out live, with drivers bound
-    ///   or not;
-    /// * everything else with a driver bound is refused, even the word the group
-    ///   has;
-    /// * with none bound the domain is replaced. `auto` is what the group would
-    ///   have if nobody had written anything.
-    ///
-    /// Beyond Linux, no choice overrules a device that is untrusted or demands
-    /// strictness, live or not (U2), and a group whose SMMU cannot flush a whole
-    /// domain is not quietly left strict.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError`]; but for [`WriteError::Live`] and
-    /// [`WriteError::NotSwitched`] nothing has changed.
-    pub fn write_type(&mut self, group: GroupId, written: &[u8]) -> WriteResult<M> {
-        let request = TypeRequest::parse(written).map_err(WriteError::Word)?;
-        let at = self
-            .find_group(group)
-            .map_err(|_| WriteError::Unknown(group))?;
-        let (instance, device) = match self.votes(group, None) {
-            Ok(votes) => votes,
-            Err(_) => return Err(WriteError::NotSettled(group)),
-        };
-        let Some(settled) = &self.groups[at].settled else {
-            return Err(WriteError::NotSettled(group));
-        };
-        let has = settled.domain.domain_type();
-        // A lazy one may be half-way back to strict; with no driver bound the
-        // request takes that back, too.
-        let bound = self.is_bound(group);
-        let live = has == DomainType::Dma || has == DomainType::DmaFq && !bound;
-        if request == TypeRequest::Type(DomainType::DmaFq) && live {
-            // Pinned for as long as anything is attached that was bound while an
-            // untrusted device was in the group.
-            if settled.pinned {
-                return Err(WriteError::Refused(super::Refusal::Untrusted));
-            }
-            admit(instance, device, DomainType::DmaFq).map_err(WriteError::Refused)?;
-            settled.domain.relax().map_err(WriteError::Live)?;
-            return match settled.domain.domain_type() {
-                DomainType::DmaFq => {
-                    self.groups[at].choice = Some(DomainType::DmaFq);
-                    Ok(())
-                }
-                is => Err(WriteError::NotSwitched { is }),
-            };
-        }
-        if bound {
-            return Err(WriteError::InUse { group, has });
-        }
-        let choice = match request {
-            TypeRequest::Auto => None,
-            TypeRequest::Type(target) => {
-                admit(instance, device, target).map_err(WriteError::Refused)?;
-                Some(target)
-            }
-        };
-        let plan = self.plan(group, choice, None).map_err(|why| match why {
-            NotReady::Refused(refusal) => WriteError::Refused(refusal),
-            NotReady::OutOfMemory => WriteError::OutOfMemory,
-            _ => WriteError::NotSettled(group),
-        })?;
-        self.carry_out(at, plan).map_err(WriteError::Domain)
-    }
-
-    /// Makes a lazy group strict, live, by a flush of what waits. Linux has no
-    /// such way; [`write_type`](Self::write_type) refuses it as Linux does.
-    ///
-    /// # Errors
-    ///
-    /// [`TightenError`].
-    pub fn tighten(&mut self, group: GroupId) -> Result<(), TightenError<LiveError<M>>> {
-        let at = self
-            .find_group(group)
-            .map_err(|_| TightenError::Unknown(group))?;
-        let Some(settled) = &self.groups[at].settled else {
-            return Err(TightenError::NotSettled(group));
-        };
-        match settled.domain.domain_type() {
-            DomainType::Identity => return Err(TightenError::Identity(group)),
-            DomainType::Dma => {}
-            DomainType::DmaFq => settled.domain.tighten().map_err(TightenError::Live)?,
-        }
-        match settled.domain.domain_type() {
-            DomainType::Dma => {
-                self.groups[at].choice = Some(DomainType::Dma);
-                Ok(())
-            }
-            is => Err(TightenError::NotSwitched { is }),
-        }
-    }
-
-    /// Lets `info` into group `at`, which has a driver bound, if the domain can
-    /// serve it.
-    fn make_room(&mut self, at: usize, info: &DeviceInfo) -> Result<(), AddError<LiveError<M>>> {
-        let group = self.groups[at].id;
-        let in_use = AddError::GroupInUse { group };
-        let plan = match self.plan(group, self.groups[at].choice, Some(info)) {
-            Ok(plan) => plan,
-            Err(NotReady::Refused(refusal)) => return Err(AddError::Refused { group, refusal }),
-            Err(NotReady::OutOfMemory) => return Err(AddError::OutOfMemory),
-            Err(NotReady::Enumerating | NotReady::NoInstance(_)) => return Err(in_use),
-        };
-        let Some(settled) = &self.groups[at].settled else {
-            return Err(in_use);
-        };
-        let bounced = settled.bounce || !plan.decision.bounce;
-        let pinned = settled.pinned || !plan.decision.pinned;
-        if !bounced || !pinned || plan.instances != settled.instances {
-            return Err(in_use);
-        }
-        match (settled.domain.domain_type(), plan.decision.domain_type) {
-            (has, needs) if has == needs => {}
-            // Stricter than it need be: stays.
-            (DomainType::Dma, DomainType::DmaFq) => {}
-            (DomainType::DmaFq, DomainType::Dma) => {
-                settled
-                    .domain
-                    .tighten()
-                    .map_err(|error| AddError::Live { group, error })?;
-                if settled.domain.domain_type() != DomainType::Dma {
-                    return Err(in_use);
-                }
-            }
-            _ => return Err(in_use),
-        }
-        self.groups[at].choice = plan.choice;
-        Ok(())
-    }
-
-    /// Gives group `at`, which has no driver bound, the domain it should have.
-    fn settle(&mut self, at: usize) -> Result<(), BindError<M::Error>> {
-        let Group { id, choice, .. } = self.groups[at];
-        let plan = self.plan(id, choice, None);
-        let settled = match plan {
-            Ok(plan) => self.carry_out(at, plan).map_err(BindError::Domain),
-            Err(why) => Err(why.into()),
-        };
-        if settled.is_err() {
-            // What it had was for other members.
-            self.groups[at].settled = None;
-        }
-        settled
-    }
-
-    /// Makes what is planned, unless it is there. On an error all stays.
-    fn carry_out(&mut self, at: usize, plan: Plan) -> Result<(), M::Error> {
-        let group = &mut self.groups[at];
-        if !group.settled.as_ref().is_some_and(|has| has.is(&plan)) {
-            let domain = self
-                .maker
-                .make_domain(group.id, plan.decision, &plan.instances)?;
-            group.settled = Some(Settled {
-                domain,
-                bounce: plan.decision.bounce,
-                pinned: plan.decision.pinned,
-                instances: plan.instances,
-            });
-        }
-        group.choice = plan.choice;
-        Ok(())
-    }
-
-    /// What `group` should have, if `choice` is the administrator's and `extra` a
-    /// member too.
-    fn plan(
-        &self,
-        group: GroupId,
-        choice: Option<DomainType>,
-        extra: Option<&DeviceInfo>,
-    ) -> Result<Plan, NotReady> {
-        if !self.enumerated {
-            return Err(NotReady::Enumerating);
-        }
-        let (instance, device) = self.votes(group, extra)?;
-        let base = decide(self.system, instance, device);
-        // A choice that a newer member rules out lapses.
-        let chosen = choice.and_then(|target| {
-            let decision = admit(instance, device, target).ok()?;
-            Some((decision, choice))
-        });
-        let (decision, choice) = match chosen {
-            Some(chosen) => chosen,
-            None => (base.map_err(NotReady::Refused)?, None),
-        };
-        let mut instances = Vec::new();
-        for info in self.members(group).chain(extra) {
-            if let Err(place) = instances.binary_search(&info.instance) {
-                if instances.try_reserve(1).is_err() {
-                    return Err(NotReady::OutOfMemory);
-                }
-                instances.insert(place, info.instance);
-            }
-        }
-        Ok(Plan {
-            decision,
-            choice,
-            instances,
-        })
-    }
-
-    /// What the SMMUs and the devices of `group` (and `extra`) say together.
-    fn votes(
-        &self,
-        group: GroupId,
-        extra: Option<&DeviceInfo>,
-    ) -> Result<(InstanceVote, DeviceVote), NotReady> {
-        let mut sum: Option<(InstanceVote, DeviceVote)> = None;
-        for info in self.members(group).chain(extra) {
-            let instance = self
-                .instances
-                .binary_search_by_key(&info.instance, |(id, _)| *id)
-                .map_err(|_| NotReady::NoInstance(info.instance))?;
-            let (_, instance) = self.instances[instance];
-            sum = Some(match sum {
-                None => (instance, info.vote),
-                Some(sum) => (sum.0.join(instance), sum.1.join(info.vote)),
-            });
-        }
-        // A group without members does not exist.
-        Ok(sum.unwrap_or_default())
     }
 
     fn insert(&mut self, place: usize, info: DeviceInfo, group: GroupId) {
