@@ -1,7 +1,5 @@
 //! What a sweep found: `sweep.json`, `sweep.csv`.
 
-use std::fmt::Write as _;
-
 use serde::{Deserialize, Serialize};
 
 use crate::report::Machine;
@@ -119,6 +117,36 @@ pub struct SizePoint {
     pub linux_index_searches_per_request: f64,
 }
 
+/// A line of `sweep.csv`, and its head.
+#[derive(Default, Serialize)]
+struct Row<'a> {
+    sweep: &'static str,
+    workload: Option<&'a str>,
+    mode: &'a str,
+    entries: Option<u64>,
+    timeout_ms: Option<u64>,
+    bytes: Option<u64>,
+    cpu_ns_per_request: f64,
+    flushes_full_per_request: Option<f64>,
+    flushes_timer_per_request: Option<f64>,
+    modelled_ns_per_request: Option<f64>,
+    modelled_mb_per_s: Option<f64>,
+    stale_window_max_ns: Option<u64>,
+    stale_window_p50_ns: Option<u64>,
+    stale_accesses: Option<u64>,
+    stale_buffers_max: Option<u64>,
+    stale_bytes_max: Option<u64>,
+    iova_pages_held_max: Option<u64>,
+    page_table_bytes: Option<u64>,
+    map_p50_ns: Option<f64>,
+    map_p99_ns: Option<f64>,
+    unmap_p50_ns: Option<f64>,
+    unmap_p99_ns: Option<f64>,
+    index_searches_per_request: Option<f64>,
+    index_searches_wide_per_request: Option<f64>,
+    linux_index_searches_per_request: Option<f64>,
+}
+
 impl SweepReport {
     /// The point that was done before, if it was.
     pub fn queue_point(
@@ -142,57 +170,51 @@ impl SweepReport {
     }
 
     /// One line per point, a column per figure; a point without a figure leaves
-    /// its place empty. Names hold no commas: they are quoted anyway.
-    pub fn csv(&self) -> String {
-        let mut csv = String::from(
-            "sweep,workload,mode,entries,timeout_ms,bytes,cpu_ns_per_request,\
-             flushes_full_per_request,flushes_timer_per_request,modelled_ns_per_request,\
-             modelled_mb_per_s,stale_window_max_ns,stale_window_p50_ns,stale_accesses,\
-             stale_buffers_max,stale_bytes_max,iova_pages_held_max,page_table_bytes,\
-             map_p50_ns,map_p99_ns,unmap_p50_ns,unmap_p99_ns,index_searches_per_request,\
-             index_searches_wide_per_request,linux_index_searches_per_request\n",
-        );
-        let name = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
-        let number = |value: Option<u64>| value.map_or(String::new(), |v| v.to_string());
+    /// its place empty.
+    ///
+    /// # Errors
+    ///
+    /// Those of the writer, which has none: it writes to memory.
+    pub fn csv(&self) -> Result<Vec<u8>, csv::Error> {
+        let mut csv = csv::Writer::from_writer(Vec::new());
         for point in &self.queue {
-            // Writing to a string cannot fail.
-            let _ = writeln!(
-                csv,
-                "queue,{},{},{},{},,{},{},{},{},{},{},{},{},{},{},{},{},,,,,,,",
-                name(&point.workload),
-                name(&point.mode),
-                number(point.entries),
-                number(point.timeout_ms),
-                point.cpu_ns_per_request,
-                point.flushes_full_per_request,
-                point.flushes_timer_per_request,
-                point.modelled_ns_per_request,
-                point.modelled_mb_per_s,
-                number(point.stale_window_max_ns),
-                number(point.stale_window_p50_ns),
-                number(point.stale_accesses),
-                number(point.stale_buffers_max),
-                number(point.stale_bytes_max),
-                point.iova_pages_held_max,
-                point.page_table_bytes,
-            );
+            csv.serialize(Row {
+                sweep: "queue",
+                workload: Some(&point.workload),
+                mode: &point.mode,
+                entries: point.entries,
+                timeout_ms: point.timeout_ms,
+                cpu_ns_per_request: point.cpu_ns_per_request,
+                flushes_full_per_request: Some(point.flushes_full_per_request),
+                flushes_timer_per_request: Some(point.flushes_timer_per_request),
+                modelled_ns_per_request: Some(point.modelled_ns_per_request),
+                modelled_mb_per_s: Some(point.modelled_mb_per_s),
+                stale_window_max_ns: point.stale_window_max_ns,
+                stale_window_p50_ns: point.stale_window_p50_ns,
+                stale_accesses: point.stale_accesses,
+                stale_buffers_max: point.stale_buffers_max,
+                stale_bytes_max: point.stale_bytes_max,
+                iova_pages_held_max: Some(point.iova_pages_held_max),
+                page_table_bytes: Some(point.page_table_bytes),
+                ..Row::default()
+            })?;
         }
         for point in &self.sizes {
-            let _ = writeln!(
-                csv,
-                "sizes,,{},,,{},{},,,,,,,,,,,,{},{},{},{},{},{},{}",
-                name(&point.mode),
-                point.bytes,
-                point.cpu_ns_per_request,
-                point.map_p50_p99_ns.0,
-                point.map_p50_p99_ns.1,
-                point.unmap_p50_p99_ns.0,
-                point.unmap_p50_p99_ns.1,
-                point.index_searches_per_request,
-                point.index_searches_wide_per_request,
-                point.linux_index_searches_per_request,
-            );
+            csv.serialize(Row {
+                sweep: "sizes",
+                mode: &point.mode,
+                bytes: Some(point.bytes),
+                cpu_ns_per_request: point.cpu_ns_per_request,
+                map_p50_ns: Some(point.map_p50_p99_ns.0),
+                map_p99_ns: Some(point.map_p50_p99_ns.1),
+                unmap_p50_ns: Some(point.unmap_p50_p99_ns.0),
+                unmap_p99_ns: Some(point.unmap_p50_p99_ns.1),
+                index_searches_per_request: Some(point.index_searches_per_request),
+                index_searches_wide_per_request: Some(point.index_searches_wide_per_request),
+                linux_index_searches_per_request: Some(point.linux_index_searches_per_request),
+                ..Row::default()
+            })?;
         }
-        csv
+        csv.into_inner().map_err(|error| error.into_error().into())
     }
 }

@@ -126,8 +126,13 @@ pub enum SweepError {
         /// What is different.
         what: &'static str,
     },
+    /// The table of points.
+    #[error("sweep.csv cannot be made: {0}; please report this as a bug")]
+    Csv(#[from] csv::Error),
     /// Counting searches failed.
-    #[error("not enough memory for an I/O address allocator")]
+    #[error(
+        "not enough memory for an I/O address allocator; give fewer --sizes or a smaller --depth"
+    )]
     NoMemory,
 }
 
@@ -208,7 +213,7 @@ pub fn run(
 ///
 /// # Errors
 ///
-/// [`SweepError::File`].
+/// [`SweepError::File`] or [`SweepError::Csv`].
 pub fn write(sweep: &SweepReport, out_dir: &Path) -> Result<Written, SweepError> {
     let written = Written {
         json: out_dir.join("sweep.json"),
@@ -216,9 +221,10 @@ pub fn write(sweep: &SweepReport, out_dir: &Path) -> Result<Written, SweepError>
         html: out_dir.join("sweep.html"),
     };
     let json = report::to_json(sweep)?;
+    let csv = sweep.csv()?;
     let html = report::sweep_page(sweep)?;
     report::check_out_dir(out_dir)?;
-    report::write_file(&written.csv, sweep.csv().as_bytes())?;
+    report::write_file(&written.csv, &csv)?;
     report::write_file(&written.html, html.as_bytes())?;
     // Last: what is named for `--resume` is whole.
     report::write_file(&written.json, &json)?;

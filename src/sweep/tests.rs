@@ -1,5 +1,7 @@
 //! Small sweeps; what is written reads back, and a later session goes on.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::workload::generate::{DdSeq, Generator};
 use clap::Parser;
@@ -74,11 +76,34 @@ fn a_sweep_is_written_and_gone_on_with() {
     let first = sweep(one).unwrap();
     let written = super::write(&first, dir.path()).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
-    let csv = fs::read_to_string(&written.csv).unwrap();
-    let mut rows = csv.lines();
-    let columns = rows.next().unwrap().split(',').count();
-    assert_eq!(rows.clone().count(), 3 + 2);
-    assert!(rows.all(|row| row.split(',').count() == columns), "{csv}");
+    // The reader refuses rows of different lengths.
+    let mut csv = csv::Reader::from_path(&written.csv).unwrap();
+    let rows: Vec<BTreeMap<String, String>> = csv.deserialize().map(Result::unwrap).collect();
+    assert_eq!(rows.len(), 3 + 2);
+    for (row, point) in rows.iter().zip(&first.queue) {
+        assert_eq!(
+            (&row["sweep"], &row["mode"]),
+            (&"queue".into(), &point.mode)
+        );
+        assert_eq!(row["entries"].parse().ok(), point.entries);
+        assert_eq!(row["stale_accesses"].parse().ok(), point.stale_accesses);
+        assert_eq!(
+            (row["bytes"].as_str(), row["map_p99_ns"].as_str()),
+            ("", "")
+        );
+    }
+    for (row, point) in rows[3..].iter().zip(&first.sizes) {
+        assert_eq!(
+            (&row["sweep"], &row["mode"]),
+            (&"sizes".into(), &point.mode)
+        );
+        assert_eq!(row["bytes"].parse(), Ok(point.bytes));
+        assert_eq!(row["unmap_p99_ns"].parse(), Ok(point.unmap_p50_p99_ns.1));
+        assert_eq!(
+            (row["workload"].as_str(), row["entries"].as_str()),
+            ("", "")
+        );
+    }
     let html = fs::read_to_string(&written.html).unwrap();
     assert!(html.contains("plot-0-lazy-window") && html.contains("plot-sizes-searches"));
 
