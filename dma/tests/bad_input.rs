@@ -14,13 +14,6 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-fn buffer(phys: u64, len_bytes: u64) -> Segment {
-    Segment {
-        phys: PhysAddr(phys),
-        len_bytes,
-    }
-}
-
 const ALL_MODES: [fn() -> Mode; 3] = [|| Mode::Passthrough, || Mode::Strict, Mode::lazy];
 
 /// Runs `attempt` in every mode, and checks that nothing changed.
@@ -50,7 +43,7 @@ fn map_sg(domain: &TestDomain, device: Device, segments: &[Segment]) -> MapError
 #[test]
 fn bad_input_47_empty_buffer() {
     refused(
-        |domain| map(domain, Device::new(), buffer(0x1000, 0)),
+        |domain| map(domain, Device::new(), segment(0x1000, 0)),
         MapError::EmptySegment { index: 0 },
     );
 }
@@ -61,13 +54,13 @@ fn bad_input_48_mask_below_every_address() {
     for mode in [Mode::Strict, Mode::lazy()] {
         let domain = domain(mode);
         assert_eq!(
-            map(&domain, device, buffer(0x1000, 1)),
+            map(&domain, device, segment(0x1000, 1)),
             MapError::Iova(AllocError::LimitBelowStart)
         );
     }
     let passthrough = domain(Mode::Passthrough);
     assert_eq!(
-        map(&passthrough, device, buffer(0x1000, 1)),
+        map(&passthrough, device, segment(0x1000, 1)),
         MapError::BeyondMask {
             phys: PhysAddr(0x1000)
         }
@@ -81,7 +74,7 @@ fn bad_input_49_a_mapping_of_another_domain() {
     for mode in ALL_MODES {
         let (own, other) = (domain(mode()), domain(mode()));
         let mapping = own
-            .map(&Device::new(), buffer(0x1000, 1), Direction::ToDevice)
+            .map(&Device::new(), segment(0x1000, 1), Direction::ToDevice)
             .unwrap();
         let Err(UnmapError::OtherDomain(mapping)) = other.unmap(mapping) else {
             panic!("it is not this domain's");
@@ -98,7 +91,7 @@ fn bad_input_49_a_mapping_of_another_domain() {
 fn bad_input_49_a_mapping_that_outlived_its_domain() {
     let old = domain(Mode::Strict);
     let mapping = old
-        .map(&Device::new(), buffer(0x1000, 1), Direction::ToDevice)
+        .map(&Device::new(), segment(0x1000, 1), Direction::ToDevice)
         .unwrap();
     drop(old);
     let mut mapping = Some(mapping);
@@ -116,16 +109,16 @@ fn bad_input_49_a_mapping_that_outlived_its_domain() {
 fn bad_input_52_lists() {
     let none = Device::new();
     refused(|domain| map_sg(domain, none, &[]), MapError::EmptyList);
-    let list = [buffer(0x1000, 0x1000), buffer(0x5000, 0)];
+    let list = [segment(0x1000, 0x1000), segment(0x5000, 0)];
     refused(
         |domain| map_sg(domain, none, &list),
         MapError::EmptySegment { index: 1 },
     );
-    let endless = [buffer(0, 1 << 62); 5];
+    let endless = [segment(0, 1 << 62); 5];
     refused(|domain| map_sg(domain, none, &endless), MapError::TooLong);
     for mode in ALL_MODES {
         assert_eq!(
-            map(&domain(mode()), none, buffer(0, (1 << 62) + 1)),
+            map(&domain(mode()), none, segment(0, (1 << 62) + 1)),
             MapError::SegmentTooLong {
                 index: 0,
                 max_bytes: 1 << 62
@@ -134,7 +127,7 @@ fn bad_input_52_lists() {
     }
     // More than 2^32 bytes in all is no error.
     let domain = domain(Mode::Strict);
-    let large = [buffer(1 << 33, 3 << 30), buffer(1 << 35, 3 << 30)];
+    let large = [segment(1 << 33, 3 << 30), segment(1 << 35, 3 << 30)];
     let mut out = [DmaSegment::EMPTY; 2];
     let mapping = domain
         .map_sg(&none, &large, &mut out, Direction::Bidirectional)
@@ -148,7 +141,7 @@ fn bad_input_52_lists() {
 fn bad_input_18_a_buffer_that_wraps() {
     for mode in ALL_MODES {
         let domain = domain(mode());
-        let error = map(&domain, Device::new(), buffer(u64::MAX, 2));
+        let error = map(&domain, Device::new(), segment(u64::MAX, 2));
         assert!(
             matches!(
                 error,
@@ -167,7 +160,7 @@ fn bad_input_52_out_array_too_short() {
             domain
                 .map_sg(
                     &Device::new(),
-                    &[buffer(0, 1); 3],
+                    &[segment(0, 1); 3],
                     &mut [DmaSegment::EMPTY; 2],
                     Direction::ToDevice,
                 )
@@ -185,19 +178,19 @@ fn device_limits_are_kept() {
         .and_then(|device| device.boundary_bytes(512 << 10))
         .unwrap();
     refused(
-        |domain| map(domain, host, buffer(0, (64 << 10) + 1)),
+        |domain| map(domain, host, segment(0, (64 << 10) + 1)),
         MapError::SegmentTooLong {
             index: 0,
             max_bytes: 64 << 10,
         },
     );
     refused(
-        |domain| map_sg(domain, host, &[buffer(0, 1); 3]),
+        |domain| map_sg(domain, host, &[segment(0, 1); 3]),
         MapError::TooManySegments { count: 3, max: 2 },
     );
     let long = Device::new().boundary_bytes(512 << 10).unwrap();
     refused(
-        |domain| map(domain, long, buffer(0x1000, 513 << 10)),
+        |domain| map(domain, long, segment(0x1000, 513 << 10)),
         MapError::CrossesBoundary {
             index: 0,
             boundary_bytes: 512 << 10,
@@ -207,7 +200,7 @@ fn device_limits_are_kept() {
     for phys in [0, 0x7_f000] {
         let domain = domain(Mode::Strict);
         let mapping = domain
-            .map(&long, buffer(phys, 512 << 10), Direction::ToDevice)
+            .map(&long, segment(phys, 512 << 10), Direction::ToDevice)
             .unwrap();
         assert_eq!(mapping.addr().0 & ((512 << 10) - 1), 0);
         domain.unmap(mapping).unwrap();
@@ -223,7 +216,7 @@ fn bad_input_16_17_physical_addresses_beyond_the_output_size() {
     config.tables = TableConfig::new(48, 48);
     let domain = domain_with(config);
     for phys in [1 << 48, (1 << 48) - 0x1000] {
-        let error = map(&domain, Device::new(), buffer(phys, 0x2000));
+        let error = map(&domain, Device::new(), segment(phys, 0x2000));
         assert!(
             matches!(
                 error,
@@ -280,7 +273,11 @@ fn bad_input_68_more_threads_than_slots() {
             scope.spawn(move || {
                 for _ in 0..1000 {
                     let mapping = domain
-                        .map(&Device::new(), buffer(thread << 30, 1), Direction::ToDevice)
+                        .map(
+                            &Device::new(),
+                            segment(thread << 30, 1),
+                            Direction::ToDevice,
+                        )
                         .unwrap();
                     domain.unmap(mapping).unwrap();
                 }
@@ -295,14 +292,14 @@ fn bad_input_68_more_threads_than_slots() {
 fn a_request_inside_another_is_refused() {
     let domain = domain(Mode::Strict);
     let mapping = domain
-        .map(&Device::new(), buffer(0, 1), Direction::ToDevice)
+        .map(&Device::new(), segment(0, 1), Direction::ToDevice)
         .unwrap();
     let slots = domain.slots().clone();
     let pin = ThreadSlots.pin();
     let guard = slots.enter_pinned(&pin).unwrap();
     assert_eq!(
         domain
-            .map(&Device::new(), buffer(0, 1), Direction::ToDevice)
+            .map(&Device::new(), segment(0, 1), Direction::ToDevice)
             .unwrap_err(),
         MapError::Reentered
     );
@@ -361,7 +358,11 @@ fn a5_a_map_without_table_memory_gives_the_addresses_back() {
         let mut mapped = 0;
         // Each takes a table for pages, and gives it up whole.
         for _ in 0..200 {
-            match domain.map(&Device::new(), buffer(0x1000, 2 << 20), Direction::ToDevice) {
+            match domain.map(
+                &Device::new(),
+                segment(0x1000, 2 << 20),
+                Direction::ToDevice,
+            ) {
                 Ok(mapping) => {
                     mapped += 1;
                     domain.unmap(mapping).unwrap();

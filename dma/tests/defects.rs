@@ -26,13 +26,6 @@ use dmabench_pgtable::{
 };
 use dmabench_platform::*;
 
-fn segment(phys: u64, len_bytes: u64) -> Segment {
-    Segment {
-        phys: PhysAddr(phys),
-        len_bytes,
-    }
-}
-
 const POOL: Segment = Segment {
     phys: PhysAddr(0x7000_0000),
     len_bytes: 64 * PAGE,

@@ -13,23 +13,6 @@ use dmabench_pgtable::{
 use dmabench_platform::*;
 use std::sync::Arc;
 
-fn buffer(phys: u64, len_bytes: u64) -> Segment {
-    Segment {
-        phys: PhysAddr(phys),
-        len_bytes,
-    }
-}
-
-fn map(domain: &TestDomain, phys: u64, len_bytes: u64) -> Mapping {
-    domain
-        .map(
-            &Device::new(),
-            buffer(phys, len_bytes),
-            Direction::FromDevice,
-        )
-        .unwrap()
-}
-
 /// Sizes that take pages, contiguous runs, blocks, whole tables, mixes.
 const SIZES: [u64; 7] = [
     PAGE,
@@ -345,7 +328,7 @@ fn a_list_gets_one_range_and_an_address_for_each_segment() {
         let domain = domain(mode);
         let segments: Vec<_> = (0..32_u64)
             .map(|i| {
-                buffer(
+                segment(
                     0x10_0000 * (i + 1) + (i % 3) * 0x200,
                     0xe00 + (i % 2) * 0x1000,
                 )

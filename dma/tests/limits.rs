@@ -8,13 +8,6 @@ use dmabench_iova::CachedSizes;
 use dmabench_platform::*;
 use proptest::prelude::*;
 
-fn segment(phys: u64, len_bytes: u64) -> Segment {
-    Segment {
-        phys: PhysAddr(phys),
-        len_bytes,
-    }
-}
-
 #[test]
 fn neighbours_become_one_descriptor() {
     let domain = domain(Mode::Strict);

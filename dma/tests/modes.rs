@@ -16,16 +16,6 @@ use dmabench_dma::*;
 use dmabench_flushq::{QueueConfig, QueueConfigError};
 use dmabench_platform::*;
 
-fn map(domain: &TestDomain, phys: u64, len_bytes: u64) -> Mapping {
-    let buffer = Segment {
-        phys: PhysAddr(phys),
-        len_bytes,
-    };
-    domain
-        .map(&Device::new(), buffer, Direction::FromDevice)
-        .unwrap()
-}
-
 fn small_queue(entries_per_slot: usize) -> QueueConfig {
     QueueConfig {
         entries_per_slot,

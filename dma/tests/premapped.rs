@@ -14,13 +14,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 type TestPremapped = Premapped<Hostile, ThreadSlots, S1K4, Quarantine>;
 
-fn segment(phys: u64, len_bytes: u64) -> Segment {
-    Segment {
-        phys: PhysAddr(phys),
-        len_bytes,
-    }
-}
-
 const BOTH: Direction = Direction::Bidirectional;
 
 #[test]

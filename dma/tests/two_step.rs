@@ -8,13 +8,6 @@ use dmabench_dma::*;
 use dmabench_platform::*;
 use proptest::prelude::*;
 
-fn piece(phys: u64, len_bytes: u64) -> Segment {
-    Segment {
-        phys: PhysAddr(phys),
-        len_bytes,
-    }
-}
-
 fn begin(domain: &TestDomain, first: u64, len_bytes: u64) -> Linking {
     domain
         .link_begin(
@@ -42,10 +35,10 @@ fn pieces_become_one_mapping() {
         let mut linking = begin(&domain, 0x10_0e00, 0x3300);
         assert_eq!(linking.addr().0 & 0xfff, 0xe00);
         let pieces = [
-            piece(0x10_0e00, 0x200),
-            piece(0x55_5000, 0x2000),
-            piece(0x20_0000, 0x1000),
-            piece(0x9000, 0x100),
+            segment(0x10_0e00, 0x200),
+            segment(0x55_5000, 0x2000),
+            segment(0x20_0000, 0x1000),
+            segment(0x9000, 0x100),
         ];
         let mut at = linking.addr();
         for piece in pieces {
@@ -84,19 +77,19 @@ fn bad_inputs_of_pieces_leave_what_was_linked() {
         offset,
     };
     for (bad, expected) in [
-        (piece(0x1200, 0), LinkError::EmptyPiece),
+        (segment(0x1200, 0), LinkError::EmptyPiece),
         (
-            piece(0x1200, 0x2e01),
+            segment(0x1200, 0x2e01),
             LinkError::TooLong { left_bytes: 0x2e00 },
         ),
-        (piece(0x1300, 0x100), misplaced(0x1300, 0x200)),
+        (segment(0x1300, 0x100), misplaced(0x1300, 0x200)),
     ] {
         assert_eq!(domain.link(&mut linking, bad), Err(expected));
     }
-    domain.link(&mut linking, piece(0x1200, 0xe00)).unwrap();
-    let beyond = piece((1 << 48) - 0x1000, 0x2000);
+    domain.link(&mut linking, segment(0x1200, 0xe00)).unwrap();
+    let beyond = segment((1 << 48) - 0x1000, 0x2000);
     for (bad, expected) in [
-        (piece(0x5200, 0x1000), misplaced(0x5200, 0)),
+        (segment(0x5200, 0x1000), misplaced(0x5200, 0)),
         (
             beyond,
             LinkError::Tables(dmabench_pgtable::MapError::PhysRange {
@@ -113,9 +106,9 @@ fn bad_inputs_of_pieces_leave_what_was_linked() {
         );
     }
     // A piece that ends inside a granule is the last.
-    domain.link(&mut linking, piece(0x8000, 0x800)).unwrap();
+    domain.link(&mut linking, segment(0x8000, 0x800)).unwrap();
     assert_eq!(
-        domain.link(&mut linking, piece(0x8800, 0x800)),
+        domain.link(&mut linking, segment(0x8800, 0x800)),
         Err(misplaced(0x8800, 0x800))
     );
     assert_eq!(linking.linked_bytes(), 0x1600);
@@ -151,7 +144,7 @@ fn bad_inputs_of_pieces_leave_what_was_linked() {
 fn bad_input_49_addresses_of_another_domain() {
     let (own, other) = (domain(Mode::Strict), domain(Mode::Strict));
     let mut linking = begin(&own, 0, 0x1000);
-    let whole = piece(0, 0x1000);
+    let whole = segment(0, 0x1000);
     assert_eq!(other.link(&mut linking, whole), Err(LinkError::OtherDomain));
     assert_eq!(other.unlink(&mut linking), Err(LinkError::OtherDomain));
     let error = other.cancel(linking).unwrap_err();
@@ -169,9 +162,9 @@ fn a_piece_that_fails_takes_everything_back() {
         let linking = begin(&domain, 0, 0x3000);
         let first = linking.addr();
         let pieces = [
-            piece(0x1000, 0x1000),
-            piece(0x2000, 0x1000),
-            piece(0x3800, 1),
+            segment(0x1000, 0x1000),
+            segment(0x2000, 0x1000),
+            segment(0x3800, 1),
         ];
         let seen = std::cell::Cell::new(0);
         let error = domain
@@ -207,7 +200,7 @@ fn a11_what_is_not_invalidated_is_not_given_back() {
     for fault in [Fault::Refuse, Fault::RefuseSync, Fault::Late] {
         let domain = domain(Mode::Strict);
         let mut linking = begin(&domain, 0, 0x2000);
-        domain.link(&mut linking, piece(0x5000, 0x1000)).unwrap();
+        domain.link(&mut linking, segment(0x5000, 0x1000)).unwrap();
         let at = linking.addr();
         assert!(domain.backend().touch(at).is_some());
         domain.backend().inject(fault);
@@ -217,7 +210,7 @@ fn a11_what_is_not_invalidated_is_not_given_back() {
         ));
         // Nothing else works until that has.
         assert!(matches!(
-            domain.link(&mut linking, piece(0x6000, 0x1000)),
+            domain.link(&mut linking, segment(0x6000, 0x1000)),
             Err(LinkError::NotInvalidated(_))
         ));
         domain.backend().inject(fault);
@@ -237,7 +230,7 @@ fn addresses_are_used_again_after_an_unlink() {
     let domain = domain(Mode::lazy());
     let mut linking = begin(&domain, 0, 0x2000);
     for round in 1..50_u64 {
-        let memory = piece(round * 0x10_0000, 0x2000);
+        let memory = segment(round * 0x10_0000, 0x2000);
         let at = domain.link(&mut linking, memory).unwrap();
         let reached = domain.backend().touch(Iova(at.0 + 0x1004));
         assert_eq!(reached, Some(PhysAddr(memory.phys.0 + 0x1004)), "A1");
@@ -275,12 +268,12 @@ proptest! {
         for cut in cuts {
             let end = (0x40_0000 + cut * PAGE).min(first + len);
             if end > at {
-                pieces.push(piece(at, end - at));
+                pieces.push(segment(at, end - at));
                 at = end;
             }
         }
         if at < first + len {
-            pieces.push(piece(at, first + len - at));
+            pieces.push(segment(at, first + len - at));
         }
         let mapping = domain.link_all(linking, pieces).unwrap();
         for page in pages(&mapping) {

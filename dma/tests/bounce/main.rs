@@ -72,13 +72,6 @@ impl World {
     }
 }
 
-fn segment(phys: u64, len_bytes: u64) -> Segment {
-    Segment {
-        phys: PhysAddr(phys),
-        len_bytes,
-    }
-}
-
 const BUFFER: Segment = Segment {
     phys: PhysAddr(0x10_0200),
     len_bytes: 0x1900,

@@ -17,7 +17,7 @@ use std::{
     },
 };
 
-use dmabench_dma::{Domain, DomainConfig, Mapping, Mode};
+use dmabench_dma::{Device, Direction, Domain, DomainConfig, Mapping, Mode, Segment};
 use dmabench_flushq::{BackendError, Late, Synced, Ticket, TlbBackend, TlbRange};
 use dmabench_pgtable::{HeapTables, Level, TableMemory, TableRef, format::S1K4};
 use dmabench_platform::{Fences, Iova, PhysAddr, SlotGuard, Slots, ThreadSlots, Timeout};
@@ -336,6 +336,21 @@ pub fn domain_with(mut config: DomainConfig) -> TestDomain {
     let domain = Domain::with_parts(config, slots, ThreadSlots, memory, iommu.clone(), ()).unwrap();
     iommu.walk_from(domain.registers().ttb);
     domain
+}
+
+pub fn segment(phys: u64, len_bytes: u64) -> Segment {
+    Segment {
+        phys: PhysAddr(phys),
+        len_bytes,
+    }
+}
+
+/// A mapping of one buffer that the device writes.
+pub fn map(domain: &TestDomain, phys: u64, len_bytes: u64) -> Mapping {
+    let buffer = segment(phys, len_bytes);
+    domain
+        .map(&Device::new(), buffer, Direction::FromDevice)
+        .unwrap()
 }
 
 /// Every page of a mapping, as the device sees it.
