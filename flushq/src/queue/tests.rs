@@ -445,8 +445,7 @@ fn a11_a_flush_that_unwinds_loses_nothing() {
     let room = queue.room(&mut slot).unwrap();
     room.push_with(model.unmap(0), Pages(3));
     let poll = |slot: &mut SlotGuard<'_>, now| {
-        let wait = Timeout::DEFAULT;
-        queue.poll(slot, TimeNs(now), &model, &(), wait, |_, page| {
+        queue.poll(slot, TimeNs(now), &model, &(), T, |_, page| {
             assert!(!model.is_stale(page));
         })
     };
