@@ -131,11 +131,14 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let Some((Span { off, pa, .. }, attrs)) = checked else {
             return self.refuse_map(slot, iova, paddr, len_bytes, prot);
         };
+        let block = 1 << Self::LAST_TABLE_LG2;
         if len_bytes == Self::PAGE && self.map_leaf::<PLAIN, true>(off, pa, attrs)
-            || len_bytes == 1 << Self::LAST_TABLE_LG2
-                && self.map_leaf::<PLAIN, false>(off, pa, attrs)
+            || len_bytes == block && self.map_leaf::<PLAIN, false>(off, pa, attrs)
         {
             return Ok(());
+        }
+        if len_bytes >= block {
+            return self.map_long::<PLAIN>(off, len_bytes, pa, attrs);
         }
         self.map_many::<PLAIN>(off, len_bytes, pa, attrs)
     }
@@ -169,7 +172,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         true
     }
 
-    /// More than one leaf, or one with something in its way.
+    /// More than one page, or one with something in its way; less than a block.
     // Not inlined, as all that follows: a single leaf then needs no stack frame.
     #[inline(never)]
     fn map_many<const PLAIN: bool>(
@@ -179,9 +182,6 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         pa: u64,
         attrs: u64,
     ) -> Result<(), MapError> {
-        if len_bytes >= 1 << Self::LAST_TABLE_LG2 {
-            return self.map_long::<PLAIN>(off, off + (len_bytes - 1), pa, attrs);
-        }
         if self.map_even::<PLAIN>(off, len_bytes, pa, attrs) {
             return Ok(());
         }
@@ -261,7 +261,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
                 return Ok(());
             }
         }
-        self.map_long::<PLAIN>(off, off + (len_bytes - 1), pa, attrs)
+        self.map_long::<PLAIN>(off, len_bytes, pa, attrs)
     }
 
     /// Whether a range lies in one last-level table and does not fill it.
@@ -287,10 +287,11 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     fn map_long<const PLAIN: bool>(
         &self,
         off: u64,
-        last: u64,
+        len_bytes: u64,
         pa: u64,
         attrs: u64,
     ) -> Result<(), MapError> {
+        let last = off + (len_bytes - 1);
         let span = Span { off, last, pa };
         let block = Self::LAST_TABLE_LG2;
         let inside = (1 << block) - 1;

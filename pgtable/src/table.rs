@@ -42,6 +42,18 @@ impl Table {
         unsafe { self.0.add(index).as_ref() }
     }
 
+    /// `count` entries from `first` on.
+    ///
+    /// # Safety
+    ///
+    /// As [`entry`](Self::entry), for all of them.
+    #[inline(always)]
+    #[allow(dead_code, reason = "elsewhere the bulk operations need no slice")]
+    pub(crate) unsafe fn entries<'a>(self, first: usize, count: usize) -> &'a [AtomicU64] {
+        // SAFETY: in bounds as promised, and as for `entry`.
+        unsafe { core::slice::from_raw_parts(self.0.add(first).as_ptr(), count) }
+    }
+
     /// For memory hooks: the address of entry `index`.
     ///
     /// # Safety

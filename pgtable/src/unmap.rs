@@ -76,10 +76,13 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             sink.leaves(iova, len_bytes, Self::level_of(shift));
             return Ok(());
         }
+        if len_bytes >= block {
+            return self.unmap_long::<PLAIN, S>(off, len_bytes, sink);
+        }
         self.unmap_many::<PLAIN, S>(off, len_bytes, sink)
     }
 
-    /// More than one leaf, or one that cannot simply go.
+    /// More than one page, or one that cannot simply go; less than a block.
     // Not inlined, as all that follows: a single leaf then needs no stack frame.
     #[inline(never)]
     fn unmap_many<const PLAIN: bool, S: UnmapSink>(
@@ -88,9 +91,6 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         len_bytes: u64,
         sink: &mut S,
     ) -> Result<(), UnmapError> {
-        if len_bytes >= 1 << Self::LAST_TABLE_LG2 {
-            return self.unmap_long::<PLAIN, S>(off, off + (len_bytes - 1), sink);
-        }
         if self.clear_even::<PLAIN>(off, len_bytes) {
             let iova = Iova(self.base_as::<PLAIN>() + off);
             sink.leaves(iova, len_bytes, Self::level_of(F::PAGE_LG2));
@@ -112,7 +112,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             sink.leaves(iova, len_bytes, Self::level_of(F::PAGE_LG2));
             return Ok(());
         }
-        self.unmap_long::<PLAIN, S>(off, off + (len_bytes - 1), sink)
+        self.unmap_long::<PLAIN, S>(off, len_bytes, sink)
     }
 
     /// [`unmap`](Self::unmap) for its most frequent range alone: fewer pages
@@ -207,13 +207,13 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     fn unmap_long<const PLAIN: bool, S: UnmapSink>(
         &self,
         off: u64,
-        last: u64,
+        len_bytes: u64,
         sink: &mut S,
     ) -> Result<(), UnmapError> {
         let block = Self::LAST_TABLE_LG2;
         let inside = (1 << block) - 1;
+        let last = off + (len_bytes - 1);
         let span = Span { off, last, pa: 0 };
-        let len_bytes = last - off + 1;
         if (off | len_bytes) & inside == 0 {
             let count = (len_bytes >> block) as usize;
             let in_one_table = (off ^ last) >> (block + F::INDEX_BITS) == 0;
