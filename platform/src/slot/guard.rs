@@ -14,7 +14,9 @@ use crate::sync::atomic::{Ordering, fence};
 /// section when dropped.
 // Three words, so that what is made and dropped with every request stays in
 // registers. The number is known to whoever enters: read back from the state it
-// would come two loads later, and what a slot keeps is found with it.
+// would come two loads later, and what a slot keeps is found with it. It stands
+// between the references: two side by side LLVM packs into a vector register, and
+// spills that (7 instructions of an unmap).
 #[derive(Debug)]
 #[repr(C)]
 pub struct SlotGuard<'s> {
