@@ -76,6 +76,6 @@ pub enum AppError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The result cannot be printed.
-    #[error("cannot print the result: {0}; the report is in the output folder")]
+    #[error("cannot print the result: {0}; send it to a file on a disk with room")]
     Output(io::Error),
 }

@@ -37,10 +37,14 @@ impl Tally {
 
     fn record(&mut self, ticks: u64) {
         self.max = self.max.max(ticks);
+        self.put(ticks, 1);
+    }
+
+    fn put(&mut self, value: u64, count: u64) {
         // With automatic resizing every value has a place, unless the memory
         // for it is missing; then the largest one has to do.
-        if self.histogram.record(ticks).is_err() {
-            self.histogram.saturating_record(ticks);
+        if self.histogram.record_n(value, count).is_err() {
+            self.histogram.saturating_record_n(value, count);
         }
     }
 
@@ -48,10 +52,7 @@ impl Tally {
     pub(super) fn add(&mut self, other: &Tally) {
         self.max = self.max.max(other.max);
         for value in other.histogram.iter_recorded() {
-            let (ticks, count) = (value.value_iterated_to(), value.count_at_value());
-            if self.histogram.record_n(ticks, count).is_err() {
-                self.histogram.saturating_record_n(ticks, count);
-            }
+            self.put(value.value_iterated_to(), value.count_at_value());
         }
     }
 
@@ -70,14 +71,7 @@ impl Tally {
         let mut in_ns = Tally::new();
         for value in self.histogram.iter_recorded() {
             let ns = clock.ns(value.value_iterated_to() as f64).round() as u64;
-            // As in `record`.
-            if in_ns
-                .histogram
-                .record_n(ns, value.count_at_value())
-                .is_err()
-            {
-                (in_ns.histogram).saturating_record_n(ns, value.count_at_value());
-            }
+            in_ns.put(ns, value.count_at_value());
         }
         in_ns.histogram
     }
