@@ -8,6 +8,7 @@ use crate::*;
 fn u1_the_device_sees_the_buffer_and_zeros_around_it() {
     for policy in [Partial, Everything] {
         let world = world(policy);
+        world.soil_pool();
         // Three granules of secrets; the buffer lies inside.
         world.memory.write(0x10_0000, &[0xee; 0x3000]);
         world.memory.write(BUFFER.phys.0, &[0x11; 0x1900]);
@@ -219,6 +220,7 @@ proptest! {
     ) {
         let policy = if everything { Everything } else { Partial };
         let world = world(policy);
+        world.soil_pool();
         let mut device = Device::new();
         if let Some(lg2) = boundary {
             device = device.boundary_bytes(1 << lg2).unwrap();

@@ -57,6 +57,13 @@ impl World {
         assert!(self.memory.device_write(self.bounce.backend(), at, bytes));
     }
 
+    /// Leaves the bytes of others in the pool, where slots come from next.
+    fn soil_pool(&self) {
+        let dirty = 32 * PAGE;
+        let at = POOL.phys.0 + POOL.len_bytes - dirty;
+        self.memory.write(at, &vec![0xee; dirty as usize]);
+    }
+
     /// Nothing is mapped or taken, and it closes.
     fn finish(self) {
         let stats = self.bounce.stats();
