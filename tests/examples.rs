@@ -6,6 +6,8 @@ mod custom_backend;
 mod embed_user_space;
 #[path = "../examples/kernel_embedder.rs"]
 mod kernel_embedder;
+#[path = "../examples/policy.rs"]
+mod policy;
 #[path = "../examples/virtio_drivers.rs"]
 mod virtio_drivers;
 #[path = "../examples/vm_memory.rs"]
@@ -24,6 +26,11 @@ fn a_driver_in_user_space() {
 #[test]
 fn a_kernel_with_its_cpus() {
     kernel_embedder::main().unwrap();
+}
+
+#[test]
+fn who_may_be_lazy() {
+    policy::main().unwrap();
 }
 
 #[test]
