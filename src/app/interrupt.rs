@@ -7,20 +7,29 @@ pub(super) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Set while files are written: the program does not end in the middle of that.
 static WRITING: AtomicBool = AtomicBool::new(false);
 
+/// Whether the command looks at [`INTERRUPTED`]; one that does not ends at once.
+static HEEDED: AtomicBool = AtomicBool::new(false);
+
 /// Exit code of a run that the user ended: 128 + SIGINT, as shells expect.
 pub(super) const EXIT_INTERRUPTED: u8 = 130;
 
 /// Ctrl-C once: the run ends after the measurement under way, and what was
-/// found until then is written. Twice: the program ends, unless it is writing.
-/// Not for tests: the handler is the process's.
+/// found until then is written. Twice, or in a command that measures nothing to be
+/// kept: the program ends, unless it is writing. Not for tests: the handler is the process's.
 pub fn install_interrupt() {
     // Without a handler Ctrl-C ends the program at once, which is fine too.
     let _ = ctrlc::set_handler(|| {
         let again = INTERRUPTED.swap(true, Ordering::Relaxed);
-        if again && !WRITING.load(Ordering::Relaxed) {
+        let waits = HEEDED.load(Ordering::Relaxed) && !again;
+        if !waits && !WRITING.load(Ordering::Relaxed) {
             std::process::exit(i32::from(EXIT_INTERRUPTED));
         }
     });
+}
+
+/// From here on the command looks whether it was interrupted.
+pub(super) fn heed() {
+    HEEDED.store(true, Ordering::Relaxed);
 }
 
 /// Writes files: Ctrl-C waits until that is done.

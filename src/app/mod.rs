@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use self::{
     chosen::{compare_workloads, replay_workloads},
     execute::{execute, show},
-    interrupt::{INTERRUPTED, exit_code, write_whole},
+    interrupt::{INTERRUPTED, exit_code, heed, write_whole},
     terminal::{print, print_json, print_json_or, progress_bar, spinner},
 };
 pub use self::{error::AppError, interrupt::install_interrupt};
@@ -50,6 +50,18 @@ pub fn main(cli: &Cli, command_line: Vec<String>) -> Result<u8, AppError> {
             option,
             what: "what this command runs",
         });
+    }
+    let keeps_what_it_has = matches!(
+        command,
+        Command::Compare(_)
+            | Command::Replay { .. }
+            | Command::Map(_)
+            | Command::Sweep(_)
+            | Command::Breakdown(_)
+            | Command::Qemu { .. }
+    );
+    if keeps_what_it_has {
+        heed();
     }
     match &command {
         Command::Compare(own) => {

@@ -83,3 +83,15 @@ fn an_interrupted_million_is_reported_as_far_as_it_came() {
     let shown = (bench.command().args(["report", "out/report.json"])).output();
     assert!(shown.unwrap().status.success());
 }
+
+/// A command that has nothing to keep ends at once, not at its end.
+#[test]
+fn an_interrupted_scenario_ends_at_once() {
+    let bench = Bench::new();
+    let mut command = bench.command();
+    command.arg("scenario").stdout(std::process::Stdio::null());
+    let mut child = command.spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
