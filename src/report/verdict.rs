@@ -74,7 +74,7 @@ pub fn summary(report: &Report) -> Option<String> {
             some => format!("{some} of them"),
         },
         match window {
-            Some(window) if lazy_exposed > 0 => format!(", for up to {}", time(window as f64)),
+            Some(window) if lazy_exposed > 0 => format!(", {}", how_long(window)),
             _ => String::new(),
         },
         if strict_exposed == 0 {
@@ -253,6 +253,15 @@ fn cost(strict: &RunResult, lazy: &RunResult) -> String {
     )
 }
 
+/// For how long a device reached what was given back. A run of a single request ends
+/// with the probe right after its unmap.
+fn how_long(window_ns: u64) -> String {
+    match window_ns {
+        0 => "right after its unmap".to_owned(),
+        ns => format!("for up to {}", time(ns as f64)),
+    }
+}
+
 /// What lazy exposes, as the second half of a sentence.
 fn exposure(lazy: &RunResult) -> String {
     match (
@@ -261,8 +270,8 @@ fn exposure(lazy: &RunResult) -> String {
         lazy.stale_window_max_ns,
     ) {
         (Some(exposure), Some(1..), Some(window)) => format!(
-            "lazy leaves memory that was given back reachable for up to {}, {} ({}) of it at once",
-            time(window as f64),
+            "lazy leaves memory that was given back reachable {}, {} ({}) of it at once",
+            how_long(window),
             plural(exposure.stale_buffers_max, "buffer"),
             bytes(exposure.stale_bytes_max),
         ),
@@ -485,6 +494,12 @@ mod tests {
             "{}",
             verdict.details
         );
+    }
+
+    #[test]
+    fn a_window_that_nothing_followed_has_words_and_not_0() {
+        assert_eq!(how_long(0), "right after its unmap");
+        assert_eq!(how_long(10_000_000), "for up to 10 ms");
     }
 
     #[test]

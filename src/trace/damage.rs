@@ -153,14 +153,9 @@ pub enum TraceError {
     NotFtrace(PathBuf),
     /// An ftrace text without events from which mappings could be taken.
     #[error(
-        "{path} has no DMA mapping events ({other_lines} lines of other kinds): record again with the events dma:* and iommu:* on (`trace-cmd record -e dma -e iommu -e block_rq_issue -e block_rq_complete`)"
+        "{0} has no events of DMA mappings (dma:dma_map_*, iommu:map): record again with `trace-cmd record -e iommu:map -e iommu:unmap -e dma -e block:block_rq_issue -e block:block_rq_complete`, or as the README says"
     )]
-    NoDmaEvents {
-        /// The file.
-        path: PathBuf,
-        /// Lines of known form that are of other events.
-        other_lines: u64,
-    },
+    NoDmaEvents(PathBuf),
     /// A damaged line, where the caller asked for none (`--strict-parse`).
     #[error("{path}:{}: {} (leave out --strict-parse to skip such lines)", damage.line, damage.reason)]
     Damaged {

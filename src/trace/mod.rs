@@ -120,10 +120,7 @@ fn ftrace(
     if counts.framed == 0 {
         return Err(TraceError::NotFtrace(path.to_owned()));
     }
-    let no_events = || TraceError::NoDmaEvents {
-        path: path.to_owned(),
-        other_lines: counts.framed - counts.events.min(counts.framed),
-    };
+    let no_events = || TraceError::NoDmaEvents(path.to_owned());
     let rebuilt = rebuild::rebuild(&log);
     if rebuilt.requests.is_empty() {
         return Err(no_events());

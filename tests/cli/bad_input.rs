@@ -101,7 +101,10 @@ fn a_trace_without_dma_events_is_refused() {
         dd-205 [001] ..... 1.000002: block_rq_issue: 179,0 RS 4096 () 8 + 8 be,0,4 [dd]\n";
     bench.refused(
         &bench.file("sched.txt", text.as_bytes()),
-        &["no DMA mapping events", "trace-cmd record -e dma -e iommu"],
+        &[
+            "no events of DMA mappings",
+            "trace-cmd record -e iommu:map -e iommu:unmap",
+        ],
     );
 }
 
