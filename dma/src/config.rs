@@ -92,33 +92,40 @@ impl Mode {
     }
 }
 
-/// Set-up of a [`Domain`](crate::Domain).
+/// Set-up of a [`Domain`](crate::Domain). What each field is without a call that
+/// sets it stands at its end.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DomainConfig {
     /// What happens between an unmap and the reuse of what it freed, to begin
     /// with: [`Domain::mode`](crate::Domain::mode) has what it is now.
     pub mode: Mode,
-    /// Shape of the translation tables.
+    /// Shape of the translation tables. 48 bits of input and of output, which a
+    /// smaller IOMMU refuses: take what it supports.
     pub tables: TableConfig,
     /// First and last address to hand out; `None`: all that the tables can
     /// translate, but for the first granule, so that address 0 stays invalid.
+    /// `None`. Regions that the device cannot use (an interrupt controller's
+    /// window) are taken out by [`Domain::reserve`](crate::Domain::reserve).
     pub aperture: Option<(Iova, Iova)>,
-    /// Use addresses above 4 GiB only when none below is free.
+    /// Use addresses above 4 GiB only when none below is free. Off; Linux does it
+    /// for PCI devices.
     pub low32_first: bool,
-    /// Which of several fitting addresses is taken.
+    /// Which of several fitting addresses is taken. The highest.
     pub policy: Policy,
-    /// Up to which size IOVA ranges are cached per slot.
+    /// Up to which size IOVA ranges are cached per slot. 2 MiB, less in a small
+    /// aperture.
     pub cached: CachedSizes,
-    /// How long one invalidation may take before it counts as late.
+    /// How long one invalidation may take before it counts as late. One second.
     pub sync_timeout: Timeout,
     /// When [`Domain::poll`](crate::Domain::poll) looks for tables that were
-    /// emptied piece by piece and frees them; `None`: never.
+    /// emptied piece by piece and frees them; `None`: never. After 100 ms of
+    /// quiet, or beyond 64 MiB of tables.
     pub reclaim: Option<ReclaimPolicy>,
 }
 
 impl DomainConfig {
-    /// The mode, 48 bits of input and of output, and defaults.
+    /// The mode, and what the fields say.
     pub const fn new(mode: Mode) -> Self {
         DomainConfig {
             mode,

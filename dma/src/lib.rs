@@ -40,6 +40,44 @@
 //!   holds what is left of the mapping, to [try again](Domain::finish).
 //! * Which devices may be lazy is decided by [`policy`], before a driver binds.
 //! * The caller brings the time: [`Domain::poll`], [`Domain::next_deadline`].
+//!
+//! # Without `std`
+//!
+//! With `default-features = false` the crate needs `alloc` only. What the example
+//! above takes from the operating system the embedder brings, each part behind a
+//! trait whose `# Safety` is the list of duties:
+//!
+//! | part | with `std` | a kernel or hypervisor |
+//! |---|---|---|
+//! | order between CPUs | [`Fences::detect`](platform::Fences::detect) | [`Fences::custom`](platform::Fences::custom) with an interrupt to every CPU; `Symmetric` is correct everywhere, and slower |
+//! | who calls | `ThreadSlots` | [`SlotSource`](platform::SlotSource): the CPU's number, preemption off; [`OneCpu`](platform::OneCpu) |
+//! | memory of tables | [`HeapTables`](pgtable::HeapTables), whose "physical" addresses are the program's | [`TableMemory`](pgtable::TableMemory) over page frames |
+//! | the IOMMU | [`CountingBackend`](flushq::CountingBackend), which only counts | [`TlbBackend`](flushq::TlbBackend) (its documentation has a whole one); the crate `dmabench-smmu` has one for SMMUv3 |
+//! | time | [`MonotonicClock`](platform::MonotonicClock) | any count of nanoseconds, given to [`Domain::poll`] |
+//!
+//! [`Domain::with_parts`] takes them, [`Domain::with_context`] where the IOMMU has to
+//! be told of the tables first ([`Registers`](pgtable::Registers) says what). The crates
+//! below are re-exported, so that one dependency is enough:
+//!
+//! ```
+//! use dmabench_dma::{
+//!     Domain, DomainConfig, Mode,
+//!     flushq::CountingBackend,
+//!     pgtable::{HeapTables, S1K4},
+//!     platform::{Fences, OneCpu, Slots, sync::Arc},
+//! };
+//!
+//! type MyDomain = Domain<CountingBackend, OneCpu, S1K4, HeapTables>;
+//!
+//! let slots = Arc::new(Slots::new(1, Fences::Symmetric)?);
+//! let backend = CountingBackend::new(&slots);
+//! // SAFETY: one thread uses these slots, and no interrupt handler does.
+//! let source = unsafe { OneCpu::new() };
+//! let config = DomainConfig::new(Mode::lazy());
+//! let domain = MyDomain::with_parts(config, slots, source, HeapTables, backend, ())?;
+//! assert_eq!(domain.next_deadline(), None);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // The errors are large because they hand back what must not be lost; boxing it
@@ -74,6 +112,15 @@ mod switch;
 mod sync;
 mod unmap;
 mod window;
+
+/// Invalidation: backends and flush queues.
+pub use dmabench_flushq as flushq;
+/// Addresses: which are in use.
+pub use dmabench_iova as iova;
+/// Translation tables.
+pub use dmabench_pgtable as pgtable;
+/// What the surroundings provide: slots, fences, clocks.
+pub use dmabench_platform as platform;
 
 pub use batch::{Batch, BatchError, BatchTooLarge};
 pub use caches::{CacheOps, NoCacheOps};

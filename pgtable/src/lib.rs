@@ -32,11 +32,19 @@
 //!
 //! [`Format`] is what the one algorithm needs to know; [`S1K4`] and its siblings
 //! are the formats there are: stage 1 and 2, 4K, 16K and 64K granules, to 52 bits
-//! (64K, or FEAT_LPA2), concatenated stage 2 roots, 32-bit LPAE, Mali. Blocks and
-//! the contiguous hint are used at every level that has them;
-//! [`TableConfig::page_sizes`] limits them.
+//! (64K, or FEAT_LPA2), concatenated stage 2 roots (only where the architecture
+//! demands them, as in Linux: a guest of 40 bits on a machine of 48 starts at level
+//! 0), 32-bit LPAE, Mali. Blocks and the contiguous hint are used at every level that
+//! has them; [`TableConfig::page_sizes`] limits them. [`PageTable::registers`] says
+//! what the hardware must be told, as fields and as `TTBR`, `TCR`, `VTCR`, `MAIR`.
 //!
 //! # Example
+//!
+//! With `std`; without it [`Fences::custom`](dmabench_platform::Fences::custom) or
+//! `Symmetric` stands for `detect`, CPUs have slots of their own
+//! ([`SlotSource`](dmabench_platform::SlotSource)), and a [`TableMemory`] over page
+//! frames stands for [`HeapTables`], whose physical addresses are the program's
+//! virtual ones.
 //!
 //! ```
 //! use dmabench_pgtable::{
