@@ -1,0 +1,4 @@
+//! Traces, from text to workloads.
+
+mod block;
+mod parse;

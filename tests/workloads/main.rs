@@ -1,0 +1,4 @@
+//! Workloads that no trace has, in every mode.
+
+mod generated;
+mod random;
