@@ -81,6 +81,8 @@ mod single_tests;
 mod test_support;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod threads_tests;
 
 use core::fmt;
 

@@ -2,7 +2,7 @@
 
 use alloc::{sync::Arc, vec::Vec};
 
-use dmabench_platform::{Fences, SlotGuard, Slots, TimeNs, sync::Mutex};
+use dmabench_platform::{SlotGuard, Slots, TimeNs};
 
 use super::{
     Flushed, SingleQueue,
@@ -159,44 +159,4 @@ fn l1_the_timer_flushes_the_one_ring() {
     assert_eq!(poll(&mut slot, 1004), 0);
     assert_eq!(poll(&mut slot, 1005), 1);
     assert_eq!(queue.next_deadline(), None);
-}
-
-#[test]
-fn entries_of_many_threads_all_come_out_once() {
-    const PER_THREAD: usize = if cfg!(miri) { 40 } else { 20_000 };
-    let slots = Arc::new(Slots::new(3, Fences::detect()).unwrap());
-    let queue = queue(&slots, 64);
-    let backend = CountingBackend::new(&slots);
-    let sum = Mutex::new((0_usize, 0_usize));
-    std::thread::scope(|scope| {
-        for thread in 0..3 {
-            let (queue, slots, backend, sum) = (&queue, &slots, &backend, &sum);
-            scope.spawn(move || {
-                let mut out = (0, 0);
-                for entry in 0..PER_THREAD {
-                    // SAFETY: one thread for each number.
-                    let mut slot = unsafe { enter(slots, thread) };
-                    while !push(queue, &mut slot, entry) {
-                        queue
-                            .flush_own(&mut slot, backend, &(), T, |_, e| {
-                                out = (out.0 + 1, out.1 + e);
-                            })
-                            .unwrap();
-                    }
-                }
-                let mut sum = sum.lock();
-                *sum = (sum.0 + out.0, sum.1 + out.1);
-            });
-        }
-    });
-    let (mut count, mut total) = *sum.lock();
-    let mut slot = slots.enter_fallback();
-    queue
-        .drain(&mut slot, &backend, &(), T, |_, e| {
-            count += 1;
-            total += e;
-        })
-        .unwrap();
-    assert_eq!(count, 3 * PER_THREAD);
-    assert_eq!(total, 3 * PER_THREAD * (PER_THREAD - 1) / 2);
 }

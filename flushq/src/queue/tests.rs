@@ -322,51 +322,6 @@ fn bad_input_70_entries_left_in_a_dropped_queue_are_dropped_once() {
     assert!(tokens.iter().all(|token| Arc::strong_count(token) == 1));
 }
 
-#[test]
-fn entries_of_many_threads_all_come_out_once() {
-    const PER_THREAD: usize = if cfg!(miri) { 40 } else { 20_000 };
-    let slots = Arc::new(Slots::new(3, Fences::detect()).unwrap());
-    let queue = Arc::new(queue(&slots, 64));
-    let backend = CountingBackend::new(&slots);
-    let sum = Mutex::new((0_usize, 0_usize));
-    std::thread::scope(|scope| {
-        for thread in 0..3 {
-            let (queue, slots, backend, sum) = (&queue, &slots, &backend, &sum);
-            scope.spawn(move || {
-                let mut out = (0, 0);
-                for entry in 0..PER_THREAD {
-                    // SAFETY: one thread for each number.
-                    let mut slot = unsafe { enter(slots, thread) };
-                    let mut note = |_: &mut SlotGuard<'_>, e: usize| out = (out.0 + 1, out.1 + e);
-                    if queue.room(&mut slot).is_none() {
-                        queue
-                            .flush_own(&mut slot, backend, &(), T, &mut note)
-                            .unwrap();
-                    }
-                    queue.push(&mut slot, entry).unwrap();
-                    if entry % 1000 == 999 {
-                        queue
-                            .poll(&mut slot, TimeNs(entry as u64), backend, &(), T, &mut note)
-                            .unwrap();
-                    }
-                }
-                let mut sum = sum.lock();
-                *sum = (sum.0 + out.0, sum.1 + out.1);
-            });
-        }
-    });
-    let (mut count, mut total) = *sum.lock();
-    let mut slot = slots.enter_fallback();
-    queue
-        .drain(&mut slot, &backend, &(), T, |_, e| {
-            count += 1;
-            total += e;
-        })
-        .unwrap();
-    assert_eq!(count, 3 * PER_THREAD);
-    assert_eq!(total, 3 * PER_THREAD * (PER_THREAD - 1) / 2);
-}
-
 #[derive(Debug, Default, PartialEq)]
 struct Names(Vec<&'static str>);
 
