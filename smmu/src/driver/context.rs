@@ -102,14 +102,19 @@ impl<H: SmmuHost, M: TableMemory> Smmu<H, M> {
                 Err(error)
             }
             Ok((entry, descriptor)) => {
+                // They come round, and there are far fewer contexts than numbers.
+                while tables.contexts.contains_key(&tables.next_context) {
+                    tables.next_context = tables.next_context.wrapping_add(1);
+                }
+                let number = tables.next_context;
+                tables.next_context = number.wrapping_add(1);
                 let name = SmmuContext {
-                    number: tables.next_context,
+                    number,
                     stage: match registers.stage {
                         Stage::One => TranslationStage::One { asid: id },
                         Stage::Two => TranslationStage::Two { vmid: id },
                     },
                 };
-                tables.next_context += 1;
                 tables.contexts.insert(
                     name.number,
                     Context {

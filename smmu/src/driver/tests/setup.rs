@@ -185,3 +185,19 @@ fn instances_are_independent() {
     b.destroy_context(in_b).unwrap();
     assert_eq!(a.streams_of(in_a), Some(1));
 }
+
+/// Contexts come and go as long as the machine runs; their numbers come round.
+#[test]
+fn the_numbers_of_contexts_come_round_and_skip_those_in_use() {
+    let (_, smmu) = make();
+    let old = smmu.create_context(&stage1()).unwrap();
+    smmu.tables.lock().next_context = u32::MAX;
+    let last = smmu.create_context(&stage1()).unwrap();
+    let next = smmu.create_context(&stage1()).unwrap();
+    let numbers = [old, last, next].map(|context| context.number);
+    assert_eq!(numbers, [0, u32::MAX, 1]);
+    for context in [old, last, next] {
+        assert_eq!(smmu.streams_of(context), Some(0));
+        smmu.destroy_context(context).unwrap();
+    }
+}
