@@ -80,8 +80,10 @@ pub struct BounceConfig {
     /// What goes through the pool.
     pub policy: BouncePolicy,
     /// The memory of the slots: whole granules that belong to the domain until
-    /// it is gone. Nobody else may read or write them, or hand them to this
-    /// domain as a buffer.
+    /// [`close`](BounceDomain::close) has succeeded. (A domain that is merely
+    /// dropped says nothing: if its last invalidation fails, devices still reach
+    /// them.) Nobody else may read or write them, or hand them to this domain as a
+    /// buffer.
     pub pool: Segment,
     /// The mask and the coherence that every device of the domain has at least.
     /// [`BouncePolicy::Everything`] maps the pool for it.
