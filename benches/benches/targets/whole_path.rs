@@ -5,7 +5,7 @@ use std::{sync::Barrier, time::Instant};
 use dmabench_dma::Mode;
 use dmabench_platform::PhysAddr;
 
-use super::{Ratio, Row, timed};
+use super::{Compare, Ratio, Row, timed};
 use crate::fixture::{self, Bench, PAGE, PAIRS};
 
 pub(super) fn rows() -> Vec<Row> {
@@ -89,11 +89,13 @@ fn on(mode: Mode, threads: u64) -> f64 {
 pub(super) const STRICT: Ratio = Ratio {
     name: "whole path: strict 4K on two threads",
     target: 1.15,
+    compare: Compare::Times,
     run: || (on(Mode::Strict, 1), on(Mode::Strict, 2)),
 };
 
 pub(super) const LAZY: Ratio = Ratio {
     name: "whole path: lazy 4K on two threads",
     target: 1.6,
+    compare: Compare::Times,
     run: || (on(Mode::lazy(), 1), on(Mode::lazy(), 2)),
 };
