@@ -209,7 +209,7 @@ fn l2_loom_one_ring_release_early_is_caught() {
 #[test]
 fn a10_loom_one_ring_keeps_every_entry() {
     check(Some(3), || {
-        let ring = Arc::new(super::shared::SharedRing::new(2));
+        let ring = Arc::new(super::shared::SharedRing::new(2).unwrap());
         let push = |number: usize| {
             let ring = ring.clone();
             move || {
