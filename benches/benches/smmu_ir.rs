@@ -28,6 +28,13 @@ fn invalidate_sync(bench: Bench) -> Bench {
     bench
 }
 
+#[library_benchmark(setup = Bench::new, teardown = check)]
+#[bench::page(1)]
+fn invalidate_then_sync(bench: Bench) -> Bench {
+    bench.pairs_apart();
+    bench
+}
+
 #[library_benchmark(setup = Bench::new, teardown = check_more)]
 #[bench::pages_33(33)]
 fn two_commands(bench: Bench) -> Bench {
@@ -44,6 +51,6 @@ fn lower_bound(bound: Bound) -> Bound {
 
 library_benchmark_group!(
     name = smmu;
-    benchmarks = invalidate_sync, two_commands, lower_bound
+    benchmarks = invalidate_sync, invalidate_then_sync, two_commands, lower_bound
 );
 main!(library_benchmark_groups = smmu);

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use dmabench_flushq::{TlbBackend, TlbRange};
+use dmabench_flushq::{Ticket, TlbBackend, TlbRange};
 use dmabench_pgtable::{HeapTables, PageTable, S1K4, TableConfig};
 use dmabench_platform::{Fences, Granule, Iova, Slots, TimeNs, Timeout};
 use dmabench_smmu::{
@@ -102,12 +102,24 @@ impl Bench {
     /// Invalidate one range and sync, as an unmap in strict mode does.
     #[inline(never)]
     pub(crate) fn pair(&self, range: &TlbRange) {
-        let smmu = &self.smmu;
-        let invalidated = smmu.invalidate(None, &self.context, std::slice::from_ref(range));
-        let ticket = invalidated
-            .and_then(|()| smmu.sync_begin(None))
-            .expect("room");
-        let synced = smmu.sync_wait(None, ticket, Timeout::DEFAULT);
+        let ranges = std::slice::from_ref(range);
+        let ticket = (self.smmu).invalidate_and_sync(None, &self.context, ranges);
+        self.wait(ticket.expect("room"));
+    }
+
+    /// The same in two calls, as a flush does with many ranges.
+    #[inline(never)]
+    #[allow(dead_code, reason = "instructions only")]
+    pub(crate) fn pair_apart(&self, range: &TlbRange) {
+        let ranges = std::slice::from_ref(range);
+        let invalidated = self.smmu.invalidate(None, &self.context, ranges);
+        let ticket = invalidated.and_then(|()| self.smmu.sync_begin(None));
+        self.wait(ticket.expect("room"));
+    }
+
+    #[inline(always)]
+    fn wait(&self, ticket: Ticket) {
+        let synced = self.smmu.sync_wait(None, ticket, Timeout::DEFAULT);
         assert_eq!(synced.expect("takes no time").up_to(), ticket);
     }
 
@@ -116,6 +128,15 @@ impl Bench {
         for _ in 0..PAIRS {
             range.iova.0 += 0x1000;
             self.pair(&range);
+        }
+    }
+
+    #[allow(dead_code, reason = "instructions only")]
+    pub(crate) fn pairs_apart(&self) {
+        let mut range = self.range;
+        for _ in 0..PAIRS {
+            range.iova.0 += 0x1000;
+            self.pair_apart(&range);
         }
     }
 
@@ -140,8 +161,8 @@ impl Bench {
     }
 }
 
-/// What cannot be avoided by a queue that several may fill: a compare-exchange
-/// to take places, one for the sync, the two commands, the two registers.
+/// What cannot be avoided by a queue that several may fill: an addition to take
+/// places, the two commands, the two registers.
 pub(crate) struct Bound {
     word: AtomicU64,
     queue: [AtomicU64; 4],
@@ -159,14 +180,9 @@ impl Bound {
 
     #[inline(never)]
     fn pair(&self, value: u64) {
-        for half in 0..2 {
-            let old = self.word.load(Ordering::Acquire);
-            let taken =
-                self.word
-                    .compare_exchange(old, old + 1, Ordering::AcqRel, Ordering::Acquire);
-            black_box(taken.expect("one thread"));
-            self.queue[2 * half].store(value, Ordering::Relaxed);
-            self.queue[2 * half + 1].store(value + 1, Ordering::Relaxed);
+        black_box(self.word.fetch_add(2, Ordering::AcqRel));
+        for (word, at) in self.queue.iter().zip(value..) {
+            word.store(at, Ordering::Relaxed);
         }
         let prod = self.word.load(Ordering::Relaxed) as u32 & POINTER_MASK;
         self.host.write32(r::CMDQ_PROD, prod);

@@ -53,23 +53,40 @@ impl From<BadRange> for BackendError {
 }
 
 impl<H: SmmuHost, M: TableMemory> Smmu<H, M> {
-    /// Queues one batch; on SMMUs that need it (2812531) with its own sync.
-    fn push(&self, batch: &[RawCommand]) -> Result<(), QueueError> {
-        if self.errata.sync_ends_batch {
-            self.commands.push_sync(batch)?;
+    /// Queues one batch; on SMMUs that need it (2812531), or if `sync` says so,
+    /// with its own sync. Returns the position behind it.
+    fn push(&self, batch: &[RawCommand], sync: bool) -> Result<u64, QueueError> {
+        if sync || self.errata.sync_ends_batch {
+            self.commands.push_sync(batch)
         } else {
-            self.commands.push(batch)?;
+            self.commands.push(batch)
         }
-        Ok(())
     }
 
     #[inline(always)]
-    fn push_one(&self, command: RawCommand) -> Result<(), QueueError> {
-        if self.errata.sync_ends_batch {
-            return self.push(&[command]);
+    fn push_one(&self, command: RawCommand, sync: bool) -> Result<u64, QueueError> {
+        if sync || self.errata.sync_ends_batch {
+            self.commands.push_one_sync(command)
+        } else {
+            self.commands.push_one(command)
         }
-        self.commands.push_one(command)?;
-        Ok(())
+    }
+
+    /// The SMMU's own caches; what devices keep comes behind it.
+    #[inline(always)]
+    fn invalidate_own(
+        &self,
+        context: &SmmuContext,
+        ranges: &[TlbRange],
+        sync: bool,
+    ) -> Result<u64, BackendError> {
+        if let [range] = ranges
+            && let Some(at) = self.encoder.single(range)
+        {
+            check_width(&context.stage, range)?;
+            return Ok(self.push_one(by_address(&context.stage, at), sync)?);
+        }
+        self.invalidate_many(&context.stage, ranges, sync)
     }
 
     #[inline(never)]
@@ -77,7 +94,8 @@ impl<H: SmmuHost, M: TableMemory> Smmu<H, M> {
         &self,
         stage: &TranslationStage,
         ranges: &[TlbRange],
-    ) -> Result<(), BackendError> {
+        sync: bool,
+    ) -> Result<u64, BackendError> {
         let mut batch = [Command::SYNC.encode(); BATCH];
         let mut len = 0;
         for range in ranges {
@@ -86,19 +104,19 @@ impl<H: SmmuHost, M: TableMemory> Smmu<H, M> {
                 RangePlan::ByAddress(addresses) => addresses,
                 RangePlan::WholeContext => {
                     // It covers every other range, too.
-                    return Ok(self.push(&[whole_context(stage).encode()])?);
+                    return Ok(self.push(&[whole_context(stage).encode()], sync)?);
                 }
             };
             for at in addresses {
                 if len == BATCH {
-                    self.push(&batch)?;
+                    self.push(&batch, false)?;
                     len = 0;
                 }
                 batch[len] = by_address(stage, at);
                 len += 1;
             }
         }
-        Ok(self.push(&batch[..len])?)
+        Ok(self.push(&batch[..len], sync)?)
     }
 
     /// For contexts whose devices keep translations themselves: behind the SMMU's
@@ -128,10 +146,10 @@ impl<H: SmmuHost, M: TableMemory> Smmu<H, M> {
                     address,
                     size,
                 };
-                self.push(&[command.encode()])?;
+                self.push(&[command.encode()], false)?;
             }
             if ranges.is_none() {
-                self.push(&[whole_atc(sid)])?;
+                self.push(&[whole_atc(sid)], false)?;
             }
             next = self.next_ats(context.number, Some(sid));
         }
@@ -173,14 +191,7 @@ unsafe impl<H: SmmuHost, M: TableMemory> TlbBackend for Smmu<H, M> {
         context: &SmmuContext,
         ranges: &[TlbRange],
     ) -> Result<(), BackendError> {
-        if let [range] = ranges
-            && let Some(at) = self.encoder.single(range)
-        {
-            check_width(&context.stage, range)?;
-            self.push_one(by_address(&context.stage, at))?;
-        } else {
-            self.invalidate_many(&context.stage, ranges)?;
-        }
+        self.invalidate_own(context, ranges, false)?;
         if self.ats_count.load(Ordering::Acquire) != 0 {
             return self.invalidate_devices(context, Some(ranges));
         }
@@ -192,7 +203,7 @@ unsafe impl<H: SmmuHost, M: TableMemory> TlbBackend for Smmu<H, M> {
         _slot: Option<&mut SlotGuard<'_>>,
         context: &SmmuContext,
     ) -> Result<(), BackendError> {
-        self.push(&[whole_context(&context.stage).encode()])?;
+        self.push(&[whole_context(&context.stage).encode()], false)?;
         if self.ats_count.load(Ordering::Acquire) != 0 {
             return self.invalidate_devices(context, None);
         }
@@ -202,6 +213,22 @@ unsafe impl<H: SmmuHost, M: TableMemory> TlbBackend for Smmu<H, M> {
     #[inline]
     fn sync_begin(&self, _slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {
         Ok(Ticket(self.commands.sync_begin()?))
+    }
+
+    /// One reservation in the queue for both.
+    #[inline]
+    fn invalidate_and_sync(
+        &self,
+        slot: Option<&mut SlotGuard<'_>>,
+        context: &SmmuContext,
+        ranges: &[TlbRange],
+    ) -> Result<Ticket, BackendError> {
+        let ticket = self.invalidate_own(context, ranges, true)?;
+        if self.ats_count.load(Ordering::Acquire) != 0 {
+            self.invalidate_devices(context, Some(ranges))?;
+            return self.sync_begin(slot);
+        }
+        Ok(Ticket(ticket))
     }
 
     #[inline]

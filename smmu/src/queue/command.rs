@@ -7,7 +7,7 @@ use dmabench_pgtable::{TableMemory, TableRef};
 use dmabench_platform::{
     CachePadded, Timeout,
     sync::{
-        Backoff, Mutex,
+        Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -54,6 +54,9 @@ impl QueueConfig {
     }
 }
 
+/// Whoever passes a multiple of this publishes, sync or not.
+const PUBLISH_EVERY: u64 = 256;
+
 const SYNC: RawCommand = Command::SYNC.encode();
 
 /// What a model leaves out on purpose, to see that it is missed.
@@ -67,6 +70,12 @@ pub(super) enum Flaw {
     NoRoomCheck,
     /// A publisher does not wait for its turn.
     NoTurn,
+    /// A batch is claimed although its producer publishes it.
+    ClaimHeld,
+    /// Positions without room are given back whoever took some behind them.
+    GiveBackBlindly,
+    /// The time to wait for room begins anew with each attempt.
+    FreshTimeout,
     /// A sync is shared although commands lie behind it.
     ShareEarlier,
     /// An illegal command is skipped without failing anybody.
@@ -81,16 +90,19 @@ pub struct CommandQueue<H: SmmuHost, M: TableMemory> {
     bytes: usize,
     /// Entries less one.
     mask: u64,
-    config: QueueConfig,
+    pub(super) config: QueueConfig,
     pub(super) features: Features,
     /// `2^lg2` commands of two words, shared with the SMMU.
     entries: NonNull<AtomicU64>,
-    /// By slot of a batch's first command: the position behind its last. A value
-    /// above the position is of this lap, hence of a batch that is ready.
+    /// By slot of a batch's first command: the [`Place`] behind its last. A
+    /// position above that of the first is of this lap, hence of a batch that is
+    /// ready.
     ends: Box<[AtomicU64]>,
-    reserved: CachePadded<AtomicU64>,
-    /// What was written to `PROD`.
-    published: CachePadded<AtomicU64>,
+    /// The next position. Ahead of what there is room for while somebody is about
+    /// to give back.
+    pub(super) reserved: CachePadded<AtomicU64>,
+    /// The [`Place`] that was written to `PROD`.
+    pub(super) published: CachePadded<AtomicU64>,
     /// The consumer has passed everything before this; it may be further.
     pub(super) consumed: CachePadded<AtomicU64>,
     /// Tickets below this one fail; `u64::MAX` while commands are lost and not
@@ -156,8 +168,9 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
             entries: table.ptr.cast(),
             table,
             ends: ends.into_boxed_slice(),
-            reserved: CachePadded::new(AtomicU64::new(Place::start(0).0)),
-            published: CachePadded::new(AtomicU64::new(0)),
+            reserved: CachePadded::new(AtomicU64::new(0)),
+            // A sync with nothing before it is over.
+            published: CachePadded::new(AtomicU64::new(Place::published(0, true).0)),
             consumed: CachePadded::new(AtomicU64::new(0)),
             safe_from: CachePadded::new(AtomicU64::new(0)),
             stopped: AtomicBool::new(false),
@@ -183,7 +196,8 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         self.mask + 1
     }
 
-    /// Commands queued since it was made, syncs included.
+    /// Commands queued since it was made, syncs included, and what others are about
+    /// to queue.
     pub fn queued(&self) -> u64 {
         self.reserved_position()
     }
@@ -202,10 +216,9 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
     /// [heal batch](Self::set_heal) has run.
     pub fn reset(&mut self) {
         let position = self.reserved_position();
-        self.published.store(position, Ordering::Relaxed);
+        let published = Place::published(position, true);
+        self.published.store(published.0, Ordering::Relaxed);
         self.consumed.store(position, Ordering::Relaxed);
-        let place = Place::start(position);
-        self.reserved.store(place.0, Ordering::Relaxed);
         self.stopped.store(false, Ordering::Relaxed);
         self.recovery.lock().restart();
         self.safe_from.store(u64::MAX, Ordering::Release);
@@ -234,7 +247,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         if commands.len() as u64 > self.capacity() {
             return self.push_long(commands, wait);
         }
-        self.insert(commands, false, false, wait)
+        self.insert(commands, false, wait)
     }
 
     /// As [`push`](Self::push), for the most frequent case.
@@ -244,7 +257,21 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
     /// As [`push`](Self::push).
     #[inline(always)]
     pub fn push_one(&self, command: RawCommand) -> Result<u64, QueueError> {
-        self.insert(&[command], false, false, None)
+        self.insert(&[command], false, None)
+    }
+
+    /// As [`push_sync`](Self::push_sync) with one command, for the most frequent
+    /// case.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    #[inline(always)]
+    pub fn push_one_sync(&self, command: RawCommand) -> Result<u64, QueueError> {
+        if self.mask == 0 {
+            return self.push_sync(&[command]);
+        }
+        self.insert(&[command, SYNC], true, None)
     }
 
     /// Queues `commands` and a `CMD_SYNC` behind them, and publishes. Returns the
@@ -263,60 +290,66 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
     pub(super) fn push_sync_within(
         &self,
         commands: &[RawCommand],
-        mut wait: Option<&mut BoundedWait>,
+        wait: Option<&mut BoundedWait>,
     ) -> Result<u64, QueueError> {
         const BATCH: usize = 16;
         let len = commands.len();
         if len < BATCH && (len as u64) < self.capacity() {
             let mut batch = [SYNC; BATCH];
             batch[..len].copy_from_slice(commands);
-            return self.insert(&batch[..=len], true, true, wait);
+            return self.insert(&batch[..=len], true, wait);
         }
-        self.push_within(commands, wait.as_deref_mut())?;
-        self.insert(&[SYNC], true, true, wait)
+        let mut own = BoundedWait::new(self.config.full_timeout);
+        let wait = wait.unwrap_or(&mut own);
+        self.push_within(commands, Some(wait))?;
+        self.insert(&[SYNC], true, Some(wait))
     }
 
     /// A ticket behind everything queued so far: of a new `CMD_SYNC`, or of the
-    /// one that is already there.
+    /// last one that was published if nothing was queued since.
     ///
     /// # Errors
     ///
     /// As [`push`](Self::push).
     #[inline]
     pub fn sync_begin(&self) -> Result<u64, QueueError> {
-        let place = Place(self.reserved.load(Ordering::Acquire));
+        // In this order: every command that happened before this call has a
+        // position below the one reserved, as one word hands them out in order.
+        let reserved = self.reserved_position();
+        let published = Place(self.published.load(Ordering::Acquire));
+        let position = published.position();
         if self.has(Flaw::ShareEarlier) {
-            return Ok(place.position() - place.pending());
+            return Ok(position);
         }
-        if place.synced() {
-            // Every command that happened before this call has a position below
-            // this one, as positions are handed out by one word in order.
-            return Ok(place.position());
+        if published.synced() && position >= reserved {
+            return Ok(position);
         }
-        self.insert(&[SYNC], true, true, None)
+        self.insert(&[SYNC], true, None)
     }
 
     #[cold]
     fn push_long(
         &self,
         commands: &[RawCommand],
-        mut wait: Option<&mut BoundedWait>,
+        wait: Option<&mut BoundedWait>,
     ) -> Result<u64, QueueError> {
+        let mut own = BoundedWait::new(self.config.full_timeout);
+        let wait = wait.unwrap_or(&mut own);
         let mut end = 0;
         for batch in commands.chunks(self.capacity() as usize) {
-            end = self.insert(batch, false, false, wait.as_deref_mut())?;
+            end = self.insert(batch, false, Some(wait))?;
         }
         Ok(end)
     }
 
-    /// Steps 1 to 3 of the protocol. `commands` is at most as long as the queue.
+    /// Steps 1 to 3 of the protocol. `commands` is at most as long as the queue; if
+    /// the last is a sync, they are published.
     #[inline(always)]
     fn insert(
         &self,
         commands: &[RawCommand],
         sync: bool,
-        publish: bool,
-        mut wait: Option<&mut BoundedWait>,
+        wait: Option<&mut BoundedWait>,
     ) -> Result<u64, QueueError> {
         if cfg!(debug_assertions) {
             for command in commands {
@@ -333,152 +366,21 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         if self.stopped.load(Ordering::Relaxed) {
             return Err(QueueError::Stopped(self.reason()));
         }
-        let mut place = Place(self.reserved.load(Ordering::Acquire));
-        let publish = loop {
-            let consumed = self.consumed.load(Ordering::Acquire);
-            // A stale `place` may lie before `consumed`, and the difference wrap;
-            // its exchange would fail, so that asking again is right.
-            if (place.position() + count).wrapping_sub(consumed) > self.capacity()
-                && !self.has(Flaw::NoRoomCheck)
-            {
-                self.make_room(count, wait.as_deref_mut())?;
-                place = Place(self.reserved.load(Ordering::Acquire));
-                continue;
-            }
-            let (next, publish) = match place.extended(count) {
-                Some(next) if !publish => (next, false),
-                _ => (place.published(count, sync), true),
-            };
-            match self.reserved.compare_exchange_weak(
-                place.0,
-                next.0,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => break publish,
-                Err(now) => place = Place(now),
-            }
-        };
-        let start = place.position();
+        let start = self.reserve(count, wait)?;
         let end = start + count;
         for (position, command) in (start..).zip(commands) {
             self.write_entry(position, command);
         }
-        let ready = if self.has(Flaw::ReadyRelaxed) {
-            Ordering::Relaxed
-        } else {
-            Ordering::Release
-        };
-        self.end_of(start).store(end, ready);
-        if publish {
-            self.take_turn(start - place.pending(), start, end);
+        // The SMMU need not wait for a sync that is far away.
+        let early = !sync && (start ^ end) >= PUBLISH_EVERY;
+        let place = Place::batch_end(end, sync, sync || early);
+        self.mark_ready(start, place);
+        if sync {
+            self.publish(start, place);
+        } else if early {
+            self.publish_in_turn(start, place);
         }
         Ok(end)
-    }
-
-    /// Publishes everything up to `end`. The caller reserved what lies between
-    /// `turn` (the end of the last publishing batch before) and `end`; its own
-    /// batch begins at `start` and is ready.
-    #[inline]
-    fn take_turn(&self, turn: u64, start: u64, end: u64) {
-        let mut ready = self.published.load(Ordering::Acquire);
-        if ready < turn && !self.has(Flaw::NoTurn) {
-            ready = self.wait_for_turn(turn);
-        }
-        if ready >= end {
-            return;
-        }
-        let first = ready;
-        while ready < start {
-            match self.ready_batch(ready) {
-                Some(next) => ready = next,
-                None => ready = self.wait_until_ready(ready),
-            }
-        }
-        if ready < end {
-            ready = end;
-        }
-        // Whatever else is ready: its publisher finds its turn done.
-        while let Some(next) = self.ready_batch(ready) {
-            ready = next;
-        }
-        if !self.features.coherent {
-            self.clean(first, ready);
-        }
-        self.host.publish();
-        self.host.write32(registers::CMDQ_PROD, self.pointer(ready));
-        self.published.store(ready, Ordering::Release);
-    }
-
-    #[cold]
-    fn wait_for_turn(&self, turn: u64) -> u64 {
-        let mut backoff = Backoff::new();
-        loop {
-            let published = self.published.load(Ordering::Acquire);
-            if published >= turn {
-                return published;
-            }
-            backoff.wait();
-        }
-    }
-
-    #[cold]
-    fn wait_until_ready(&self, position: u64) -> u64 {
-        let mut backoff = Backoff::new();
-        loop {
-            if let Some(end) = self.ready_batch(position) {
-                return end;
-            }
-            backoff.wait();
-        }
-    }
-
-    /// The end of the batch that begins at `position`, once it is ready.
-    #[inline(always)]
-    fn ready_batch(&self, position: u64) -> Option<u64> {
-        let end = self.end_of(position).load(Ordering::Acquire);
-        (end > position).then_some(end)
-    }
-
-    /// Publishes what waits for a publisher.
-    fn flush_pending(&self) {
-        let mut place = Place(self.reserved.load(Ordering::Acquire));
-        while place.pending() != 0 {
-            let end = place.position();
-            match self.reserved.compare_exchange_weak(
-                place.0,
-                place.published(0, false).0,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => return self.take_turn(end - place.pending(), end, end),
-                Err(now) => place = Place(now),
-            }
-        }
-    }
-
-    /// Waits until `count` positions are free (others may take them first), as
-    /// long as `wait` allows, or else the configuration.
-    #[cold]
-    fn make_room(&self, count: u64, wait: Option<&mut BoundedWait>) -> Result<(), QueueError> {
-        let mut own = BoundedWait::new(self.config.full_timeout);
-        let wait = wait.unwrap_or(&mut own);
-        loop {
-            self.flush_pending();
-            self.update_consumed().map_err(QueueError::Stopped)?;
-            let used = self
-                .reserved_position()
-                .saturating_sub(self.consumed.load(Ordering::Acquire));
-            if used + count <= self.capacity() {
-                return Ok(());
-            }
-            self.handle_errors();
-            if !wait.again(&self.host) {
-                return Err(QueueError::Full {
-                    after: wait.timeout(),
-                });
-            }
-        }
     }
 
     /// Always false outside models.
@@ -491,12 +393,12 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
     }
 
     pub(super) fn reserved_position(&self) -> u64 {
-        Place(self.reserved.load(Ordering::Acquire)).position()
+        self.reserved.load(Ordering::Acquire)
     }
 
     /// The position that was last written to `PROD`.
     pub(super) fn published_position(&self) -> u64 {
-        self.published.load(Ordering::Acquire)
+        Place(self.published.load(Ordering::Acquire)).position()
     }
 
     /// Index and wrap bit.
@@ -517,7 +419,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
     }
 
     #[inline(always)]
-    fn end_of(&self, position: u64) -> &AtomicU64 {
+    pub(super) fn end_of(&self, position: u64) -> &AtomicU64 {
         let slot = self.slot(position);
         debug_assert!(slot < self.ends.len());
         // SAFETY: `ends` has `mask + 1` elements, and `slot` is at most `mask`.

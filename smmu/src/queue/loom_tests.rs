@@ -29,7 +29,7 @@ use crate::{
 
 /// Queue memory as loom's atomics.
 #[derive(Clone)]
-struct Words(Shared<Box<[AtomicU64]>>);
+pub(super) struct Words(Shared<Box<[AtomicU64]>>);
 
 // SAFETY: hands out its own words once per model; they live as long as any clone.
 unsafe impl TableMemory for Words {
@@ -45,7 +45,7 @@ unsafe impl TableMemory for Words {
     }
 }
 
-struct Device {
+pub(super) struct Device {
     prod: AtomicU32,
     cons: AtomicU32,
     gerror: AtomicU32,
@@ -53,6 +53,9 @@ struct Device {
     words: Words,
     lg2: u32,
     rounds: PlainU64,
+    /// Who made the device, and how often others looked at the clock.
+    maker: thread::ThreadId,
+    pub(super) rounds_of_others: PlainU64,
     executed: Plain<Vec<RawCommand>>,
     /// The next command with this ASID is found illegal, once.
     doomed: Plain<Option<u16>>,
@@ -85,13 +88,16 @@ unsafe impl SmmuHost for Device {
     fn write64(&self, _: u32, _: u64) {}
     fn publish(&self) {}
     fn now(&self) -> TimeNs {
+        if thread::current().id() != self.maker {
+            self.rounds_of_others.fetch_add(1, Plainly);
+        }
         TimeNs(self.rounds.fetch_add(1, Plainly))
     }
 }
 
 impl Device {
     /// Looks at `PROD` up to `looks` times and executes what is there.
-    fn consume(&self, looks: usize) {
+    pub(super) fn consume(&self, looks: usize) {
         for _ in 0..looks {
             self.look();
             thread::yield_now();
@@ -138,6 +144,11 @@ impl Device {
         }
     }
 
+    pub(super) fn count(&self, command: RawCommand) -> usize {
+        let executed = self.executed.lock().unwrap();
+        executed.iter().filter(|&&c| c == command).count()
+    }
+
     fn position(&self, command: RawCommand) -> Option<usize> {
         self.executed
             .lock()
@@ -147,20 +158,30 @@ impl Device {
     }
 }
 
-type Queue = CommandQueue<Shared<Device>, Words>;
+pub(super) type Queue = CommandQueue<Shared<Device>, Words>;
 
-fn asid(n: u16) -> RawCommand {
+pub(super) fn asid(n: u16) -> RawCommand {
     Command::TlbiNhAsid { vmid: 0, asid: n }.encode()
 }
 
 const HEAL: RawCommand = Command::TlbiNsnhAll.encode();
 const ROUNDS: Timeout = Timeout(6);
 
-fn make(lg2: u32, flaw: Flaw) -> (Shared<Device>, Arc<Queue>) {
-    make_with(lg2, flaw, None)
+pub(super) fn make(lg2: u32, flaw: Flaw) -> (Shared<Device>, Arc<Queue>) {
+    make_with(lg2, flaw, ROUNDS, None)
 }
 
-fn make_with(lg2: u32, flaw: Flaw, eager: Option<Mutex<()>>) -> (Shared<Device>, Arc<Queue>) {
+/// Executes inside the register write.
+fn make_eager(lg2: u32, flaw: Flaw) -> (Shared<Device>, Arc<Queue>) {
+    make_with(lg2, flaw, ROUNDS, Some(Mutex::new(())))
+}
+
+pub(super) fn make_with(
+    lg2: u32,
+    flaw: Flaw,
+    full: Timeout,
+    eager: Option<Mutex<()>>,
+) -> (Shared<Device>, Arc<Queue>) {
     let words = (0..2_usize << lg2).map(|_| AtomicU64::new(0)).collect();
     let words = Words(Shared::new(words));
     let device = Shared::new(Device {
@@ -171,6 +192,8 @@ fn make_with(lg2: u32, flaw: Flaw, eager: Option<Mutex<()>>) -> (Shared<Device>,
         words: words.clone(),
         lg2,
         rounds: PlainU64::new(0),
+        maker: thread::current().id(),
+        rounds_of_others: PlainU64::new(0),
         executed: Plain::new(Vec::new()),
         doomed: Plain::new(None),
         eager,
@@ -184,14 +207,14 @@ fn make_with(lg2: u32, flaw: Flaw, eager: Option<Mutex<()>>) -> (Shared<Device>,
     let errors = Shared::new(GlobalErrors::new(&device));
     let config = QueueConfig::default()
         .with_entries_lg2(lg2)
-        .with_full_timeout(ROUNDS);
+        .with_full_timeout(full);
     let mut queue = CommandQueue::new(device.clone(), words, features, errors, config).unwrap();
     queue.flaw = flaw;
     queue.set_heal(Vec::from([HEAL]));
     (device, Arc::new(queue))
 }
 
-fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
+pub(super) fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.max_branches = 20_000;
@@ -200,7 +223,7 @@ fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
 
 /// What one caller saw.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     /// An error: nothing may be released.
     NotDone,
     Done,
@@ -212,10 +235,17 @@ enum Outcome {
 /// Pushes one invalidation and syncs. (Judged by the main thread: loom does not
 /// like panics elsewhere.)
 fn invalidate(device: &Device, queue: &Queue, n: u16) -> Outcome {
-    let done = queue
-        .push(&[asid(n)])
-        .and_then(|_| queue.sync_begin())
-        .is_ok_and(|ticket| queue.sync_wait(ticket, ROUNDS).is_ok());
+    let ticket = queue.push(&[asid(n)]).and_then(|_| queue.sync_begin());
+    wait_for(device, queue, n, ticket)
+}
+
+/// The same with one reservation for both.
+pub(super) fn invalidate_at_once(device: &Device, queue: &Queue, n: u16) -> Outcome {
+    wait_for(device, queue, n, queue.push_one_sync(asid(n)))
+}
+
+fn wait_for(device: &Device, queue: &Queue, n: u16, ticket: Result<u64, QueueError>) -> Outcome {
+    let done = ticket.is_ok_and(|ticket| queue.sync_wait(ticket, ROUNDS).is_ok());
     let executed = device.position(asid(n)).is_some() || device.position(HEAL).is_some();
     match (done, executed) {
         (false, _) => Outcome::NotDone,
@@ -224,7 +254,7 @@ fn invalidate(device: &Device, queue: &Queue, n: u16) -> Outcome {
     }
 }
 
-fn judge(outcomes: &[Outcome]) {
+pub(super) fn judge(outcomes: &[Outcome]) {
     assert!(
         !outcomes.contains(&Outcome::Lied),
         "a sync returned before its invalidation was executed"
@@ -311,6 +341,12 @@ fn loom_publishing_out_of_turn_is_seen() {
     three_by_one(Flaw::NoTurn, 2);
 }
 
+#[test]
+#[should_panic(expected = "a command was not published")]
+fn loom_claiming_what_another_publishes_is_seen() {
+    three_by_one(Flaw::ClaimHeld, 2);
+}
+
 /// One slot, three commands: every position is a wrap.
 #[test]
 fn loom_wrap_on_one_slot() {
@@ -331,7 +367,7 @@ fn loom_wrap_on_one_slot() {
 /// Two callers begin syncs at the same time; one may use the other's.
 fn shared_sync(flaw: Flaw) {
     model(3, move || {
-        let (device, queue) = make_with(3, flaw, Some(Mutex::new(())));
+        let (device, queue) = make_eager(3, flaw);
         let other = {
             let (queue, device) = (queue.clone(), device.clone());
             thread::spawn(move || invalidate(&device, &queue, 1))
@@ -348,6 +384,23 @@ fn loom_shared_sync() {
     shared_sync(Flaw::None);
 }
 
+/// The same with one reservation for invalidation and sync.
+#[test]
+fn loom_invalidations_and_syncs_at_once() {
+    model(3, move || {
+        let (device, queue) = make_eager(3, Flaw::None);
+        let other = {
+            let (queue, device) = (queue.clone(), device.clone());
+            thread::spawn(move || invalidate_at_once(&device, &queue, 1))
+        };
+        let own = invalidate_at_once(&device, &queue, 2);
+        let both = [own, other.join().unwrap()];
+        judge(&both);
+        assert!(both == [Outcome::Done; 2], "a willing consumer");
+        assert_eq!(device.executed.lock().unwrap().len(), 4, "one sync each");
+    });
+}
+
 #[test]
 #[should_panic(expected = "a sync returned before its invalidation was executed")]
 fn loom_sharing_a_sync_that_lies_before_is_seen() {
@@ -357,7 +410,7 @@ fn loom_sharing_a_sync_that_lies_before_is_seen() {
 /// A command is found illegal while two callers sync.
 fn error_recovery(flaw: Flaw) {
     model(2, move || {
-        let (device, queue) = make_with(3, flaw, Some(Mutex::new(())));
+        let (device, queue) = make_eager(3, flaw);
         *device.doomed.lock().unwrap() = Some(1);
         let other = {
             let (queue, device) = (queue.clone(), device.clone());

@@ -49,9 +49,13 @@ mod command;
 mod errors;
 mod event;
 #[cfg(all(test, loom))]
+mod loom_reserve_tests;
+#[cfg(all(test, loom))]
 mod loom_tests;
 mod place;
+mod publish;
 mod recovery;
+mod reserve;
 #[cfg(all(test, not(any(loom, shuttle))))]
 pub(crate) mod testing;
 #[cfg(all(test, not(any(loom, shuttle))))]

@@ -1,33 +1,42 @@
-//! Positions, and the word that hands them out.
+//! Positions with what is to be known about the command before them.
 
-/// The word of reservations: position in `[63:9]`, "the last command is a
-/// sync" in bit 8, commands that nobody will publish yet in `[7:0]`.
+/// A position in `[63:2]`, "somebody sees to it" in bit 1, "the command before it
+/// is a sync" in bit 0. Two kinds of words hold one:
 ///
-/// 55 bits of position last for more than ten years at a command per 15 ns, so a
+/// * the end of a batch that is ready; *held* if its producer stays until it is
+///   published;
+/// * how far the queue is published; *held* while somebody has claimed what comes
+///   next.
+///
+/// 62 bits of position last for two thousand years at a command per 15 ns, so a
 /// position never comes back and a stale compare-exchange cannot succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place(pub(super) u64);
 
 impl Place {
-    /// The most commands that may wait for another's publication.
-    pub(super) const PENDING_MAX: u64 = 0xff;
-    const SYNCED: u64 = 1 << 8;
+    const SYNCED: u64 = 1;
+    const HELD: u64 = 1 << 1;
 
-    /// Nothing pending; a sync with nothing before it is over.
-    pub(super) const fn start(position: u64) -> Self {
-        Place(position << 9 | Self::SYNCED)
+    /// The end of a batch.
+    #[inline(always)]
+    pub(super) const fn batch_end(position: u64, synced: bool, held: bool) -> Self {
+        Place(position << 2 | (held as u64) << 1 | synced as u64)
     }
 
-    /// The next position.
+    /// Everything before is published, and nobody has claimed what comes next.
+    #[inline(always)]
+    pub(super) const fn published(position: u64, synced: bool) -> Self {
+        Place(position << 2 | synced as u64)
+    }
+
+    /// The same, claimed.
+    pub(super) const fn claimed(self) -> Self {
+        Place(self.0 | Self::HELD)
+    }
+
     #[inline(always)]
     pub(super) const fn position(self) -> u64 {
-        self.0 >> 9
-    }
-
-    /// Commands before it that are left to a later publisher.
-    #[inline(always)]
-    pub(super) const fn pending(self) -> u64 {
-        self.0 & Self::PENDING_MAX
+        self.0 >> 2
     }
 
     /// Whether the command before it is a sync.
@@ -36,24 +45,10 @@ impl Place {
         self.0 & Self::SYNCED != 0
     }
 
-    /// After `count` more commands that nobody publishes yet; `None` if too many
-    /// would wait.
+    /// Whether somebody sees to it.
     #[inline(always)]
-    pub(super) const fn extended(self, count: u64) -> Option<Self> {
-        if self.pending() + count > Self::PENDING_MAX {
-            return None;
-        }
-        Some(Place(
-            (self.position() + count) << 9 | (self.pending() + count),
-        ))
-    }
-
-    /// After `count` more commands, of which the last is a sync or not, all of
-    /// them and those before to be published by the caller.
-    #[inline(always)]
-    pub(super) const fn published(self, count: u64, sync: bool) -> Self {
-        let synced = if count == 0 { self.synced() } else { sync };
-        Place((self.position() + count) << 9 | (synced as u64) << 8)
+    pub(super) const fn held(self) -> bool {
+        self.0 & Self::HELD != 0
     }
 }
 
@@ -63,16 +58,19 @@ mod tests {
 
     #[test]
     fn fields_do_not_touch_each_other() {
-        let start = Place::start(u64::MAX >> 10);
-        assert!(start.synced() && start.pending() == 0);
-        let more = start.extended(255).unwrap();
-        assert_eq!(more.pending(), 255);
-        assert!(!more.synced());
-        assert_eq!(more.position(), start.position() + 255);
-        assert_eq!(more.extended(1), None, "would spill into the sync bit");
-        let out = more.published(1, true);
-        assert_eq!((out.pending(), out.synced()), (0, true));
-        assert!(out.published(0, false).synced(), "nothing was added");
-        assert!(!out.published(3, false).synced());
+        for position in [0, 1, 255, u64::MAX >> 2] {
+            for synced in [false, true] {
+                for held in [false, true] {
+                    let end = Place::batch_end(position, synced, held);
+                    let read = (end.position(), end.synced(), end.held());
+                    assert_eq!(read, (position, synced, held));
+                }
+                let published = Place::published(position, synced);
+                assert!(!published.held());
+                let claimed = published.claimed();
+                let read = (claimed.position(), claimed.synced(), claimed.held());
+                assert_eq!(read, (position, synced, true));
+            }
+        }
     }
 }
