@@ -64,14 +64,16 @@ const SYNC: RawCommand = Command::SYNC.encode();
 pub(super) enum Flaw {
     #[cfg(all(test, loom))]
     None,
-    /// The end of a batch is stored without release.
+    /// A batch is marked ready without order.
     ReadyRelaxed,
     /// Positions are handed out without room.
     NoRoomCheck,
-    /// A publisher does not wait for its turn.
-    NoTurn,
-    /// A batch is claimed although its producer publishes it.
-    ClaimHeld,
+    /// Everybody publishes what it has, baton or not.
+    NoBaton,
+    /// The baton is laid down without a look at whether the batch became ready.
+    LayDownBlindly,
+    /// A batch that is urgent is passed as if it were not.
+    ForgetUrgent,
     /// Positions without room are given back whoever took some behind them.
     GiveBackBlindly,
     /// The time to wait for room begins anew with each attempt.
@@ -82,6 +84,15 @@ pub(super) enum Flaw {
     ForgetLoss,
 }
 
+/// Written by whoever has the baton.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// The [`Place`] that was written to `PROD`.
+    pub(super) published: AtomicU64,
+    /// The position where the baton was laid down last, or is about to be.
+    pub(super) carried: AtomicU64,
+}
+
 /// A command queue. See the [module](super) for the protocol.
 pub struct CommandQueue<H: SmmuHost, M: TableMemory> {
     pub(super) host: H,
@@ -89,20 +100,19 @@ pub struct CommandQueue<H: SmmuHost, M: TableMemory> {
     table: TableRef,
     bytes: usize,
     /// Entries less one.
-    mask: u64,
+    pub(super) mask: u64,
     pub(super) config: QueueConfig,
     pub(super) features: Features,
     /// `2^lg2` commands of two words, shared with the SMMU.
     entries: NonNull<AtomicU64>,
-    /// By slot of a batch's first command: the [`Place`] behind its last. A
-    /// position above that of the first is of this lap, hence of a batch that is
-    /// ready.
+    /// By slot of a batch's first command: the [`Place`] behind its last, or the
+    /// baton. A position above that of the first is of this lap, hence of a batch
+    /// that is ready.
     ends: Box<[AtomicU64]>,
     /// The next position. Ahead of what there is room for while somebody is about
     /// to give back.
     pub(super) reserved: CachePadded<AtomicU64>,
-    /// The [`Place`] that was written to `PROD`.
-    pub(super) published: CachePadded<AtomicU64>,
+    pub(super) progress: CachePadded<Progress>,
     /// The consumer has passed everything before this; it may be further.
     pub(super) consumed: CachePadded<AtomicU64>,
     /// Tickets below this one fail; `u64::MAX` while commands are lost and not
@@ -156,6 +166,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
             return Err(QueueSetupError::Base { base: table.phys });
         }
         let ends: Vec<_> = (0..1_usize << lg2).map(|_| AtomicU64::new(0)).collect();
+        ends[0].store(Place::baton(0).0, Ordering::Relaxed);
         Ok(CommandQueue {
             host,
             memory,
@@ -170,7 +181,10 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
             ends: ends.into_boxed_slice(),
             reserved: CachePadded::new(AtomicU64::new(0)),
             // A sync with nothing before it is over.
-            published: CachePadded::new(AtomicU64::new(Place::published(0, true).0)),
+            progress: CachePadded::new(Progress {
+                published: AtomicU64::new(Place::published(0, true).0),
+                carried: AtomicU64::new(0),
+            }),
             consumed: CachePadded::new(AtomicU64::new(0)),
             safe_from: CachePadded::new(AtomicU64::new(0)),
             stopped: AtomicBool::new(false),
@@ -217,7 +231,12 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
     pub fn reset(&mut self) {
         let position = self.reserved_position();
         let published = Place::published(position, true);
-        self.published.store(published.0, Ordering::Relaxed);
+        self.progress
+            .published
+            .store(published.0, Ordering::Relaxed);
+        self.progress.carried.store(position, Ordering::Relaxed);
+        self.end_of(position)
+            .store(Place::baton(position).0, Ordering::Relaxed);
         self.consumed.store(position, Ordering::Relaxed);
         self.stopped.store(false, Ordering::Relaxed);
         self.recovery.lock().restart();
@@ -316,7 +335,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         // In this order: every command that happened before this call has a
         // position below the one reserved, as one word hands them out in order.
         let reserved = self.reserved_position();
-        let published = Place(self.published.load(Ordering::Acquire));
+        let published = Place(self.progress.published.load(Ordering::Acquire));
         let position = published.position();
         if self.has(Flaw::ShareEarlier) {
             return Ok(position);
@@ -372,14 +391,8 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
             self.write_entry(position, command);
         }
         // The SMMU need not wait for a sync that is far away.
-        let early = !sync && (start ^ end) >= PUBLISH_EVERY;
-        let place = Place::batch_end(end, sync, sync || early);
-        self.mark_ready(start, place);
-        if sync {
-            self.publish(start, place);
-        } else if early {
-            self.publish_in_turn(start, place);
-        }
+        let urgent = sync || (start ^ end) >= PUBLISH_EVERY;
+        self.mark_ready(start, Place::batch_end(end, sync, urgent));
         Ok(end)
     }
 
@@ -398,7 +411,7 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
 
     /// The position that was last written to `PROD`.
     pub(super) fn published_position(&self) -> u64 {
-        Place(self.published.load(Ordering::Acquire)).position()
+        Place(self.progress.published.load(Ordering::Acquire)).position()
     }
 
     /// Index and wrap bit.

@@ -5,30 +5,43 @@
 //! Positions are 64-bit numbers that only grow; hardware sees their low bits.
 //! Every producer
 //!
-//! 1. **reserves** positions with one compare-exchange on one word, which holds
-//!    the next position, how many commands before it nobody will publish yet,
-//!    and whether the last one is a `CMD_SYNC`;
-//! 2. **writes** its entries and then, with release ordering, the end of its
-//!    batch beside the first slot: the batch is *ready*;
-//! 3. if it is *publishing*, takes its **turn**: it waits until the turn before
-//!    it is over, waits until every batch before its own end is ready, goes on
-//!    over later batches that happen to be ready, and writes `PROD` once.
+//! 1. **reserves** positions with one addition to one word, for an invalidation and
+//!    its sync together if both are wanted;
+//! 2. **writes** its entries and then exchanges, with release ordering, the end of
+//!    its batch into the slot of the batch's first command: the batch is *ready*;
+//! 3. if the exchange brought up the *baton*, **carries** it over every batch behind
+//!    that is ready, writes `PROD` once, and lays it down in the slot of the first
+//!    that is not ready, by a compare-exchange. If that fails, the batch has become
+//!    ready, and the baton goes on.
 //!
-//! Batches of invalidations are not publishing: they ride with the next sync,
-//! whoever begins it, because a sync's own position lies behind theirs. So an
-//! invalidation and its sync cost two compare-exchanges and one register write
-//! together, and no lock. Turns follow one another in the order of reservation,
-//! hence `PROD` never moves backwards (A9). A producer that finds the queue full
-//! publishes what waits before it waits for room.
+//! There is one baton, so one thread at a time publishes, and what it publishes
+//! only grows: `PROD` never moves backwards (A9). Who does not find the baton in
+//! its slot leaves at once: the baton lies, or will be laid, before an earlier
+//! batch, and whoever carries it past here sees to this one. So nobody waits for its
+//! turn, and only one word is written by every producer.
 //!
-//! Who begins a sync while the last reserved command is a `CMD_SYNC` **shares**
-//! it: every invalidation that it has to cover was reserved before, so that sync
-//! lies behind them too.
+//! Batches of invalidations without a sync are not *urgent*: they ride with the next
+//! sync, whoever begins it. Who carries the baton over nothing urgent writes no
+//! `PROD`. A producer that finds the queue full picks the baton up and publishes
+//! what waits, before it waits for room.
 //!
-//! A thread may be delayed between steps 1 and 3 for as long as its scheduler
-//! likes, and others then wait for it, as for the holder of a lock; do not call
-//! the queue from an interrupt handler that may interrupt a producer. No lock is
-//! held while anybody waits for the hardware, and those waits are bounded.
+//! An addition cannot be refused, so a producer may reserve positions that have no
+//! room. It never waits with them: if there is no room by a look at the consumer, it
+//! **gives back**. That takes a compare-exchange which succeeds if nobody
+//! reserved anything behind. Whoever did has no room either (or there is room for
+//! both by now), and gives back as well, so the last can, then the one before it. Only
+//! then does it wait for room, within its time.
+//!
+//! Who begins a sync when the last published command is a `CMD_SYNC` and nothing was
+//! reserved since **shares** it: every invalidation that it has to cover was
+//! reserved before, so that sync lies behind them.
+//!
+//! A thread may be delayed between steps 1 and 2, or with the baton, for as long as
+//! its scheduler likes: what others queued behind is published when it goes on, and
+//! they wait for that in [`CommandQueue::sync_wait`] or for room, with their
+//! timeouts. (Only giving back waits for others' giving back without a bound of
+//! its own.) Do not call the queue from an interrupt handler that may interrupt a
+//! producer and waits. No lock is held while anybody waits for the hardware.
 //!
 //! # Command queue: errors
 //!

@@ -104,7 +104,16 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
     pub fn sync_done(&self, ticket: u64) -> Result<bool, WaitError> {
         let mut passed = self.consumed.load(Ordering::Acquire);
         if passed < ticket {
+            let known = passed;
             passed = self.poll_consumed().map_err(WaitError::Stopped)?;
+            // Kept up to date often enough for others to find it so. Not by
+            // everybody: each write makes every other CPU read the line again.
+            let ahead = passed.saturating_sub(known);
+            if ahead * 4 >= self.capacity()
+                && (ticket & self.mask >> 2 < 2 || ahead * 2 >= self.capacity())
+            {
+                self.consumed.fetch_max(passed, Ordering::AcqRel);
+            }
         }
         if passed < ticket {
             return Ok(false);
@@ -181,11 +190,6 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
             let position = known + ahead;
             if ahead > self.capacity() || position > self.reserved_position() {
                 return Err(self.stop(StopReason::Corrupt { cons }));
-            }
-            // Kept up to date often enough for others to find it so, and rarely
-            // enough not to cost each sync an exchange.
-            if ahead * 4 >= self.capacity() {
-                self.consumed.fetch_max(position, Ordering::AcqRel);
             }
             return Ok(position);
         }

@@ -142,6 +142,11 @@ impl Sim {
     /// Calls `cpu` when it has the line.
     pub(super) fn access(&mut self, cpu: usize, line: usize, access: Access) {
         let it = &mut self.lines[line];
+        // A copy serves its CPU while others get theirs.
+        if access == Access::Read && it.holders >> cpu & 1 == 1 {
+            self.after(self.machine.hit_ns, cpu);
+            return;
+        }
         if it.busy {
             it.waiting.push((cpu, access));
             return;

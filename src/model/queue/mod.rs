@@ -9,8 +9,8 @@
 //! in order of arrival a compare-exchange would fail once for every CPU that
 //! waits, and the published success rate of 1 in 12 with 64 CPUs would be 1 in 64;
 //! with a random one it is about 1 in the root of their number.) Whoever spins on a
-//! line reads it anew each time somebody writes to it. The SMMU works on one
-//! command after the other.
+//! line reads it anew each time somebody writes to it; who has a copy reads that
+//! while others get theirs. The SMMU works on one command after the other.
 //!
 //! Left out: the entries of the queue itself, memory bandwidth, interrupts, and
 //! everything outside of the queue, which is one number,
@@ -35,12 +35,29 @@ pub enum Algorithm {
     /// The same with an atomic addition in place of the compare-exchange: John
     /// Garry's series of 2020, which was not merged.
     LinuxWithAdd,
-    /// `dmabench_smmu`'s `CommandQueue`: two compare-exchanges, and the sync is
-    /// shared with whoever has put one behind the commands already.
+    /// `dmabench_smmu`'s `CommandQueue`: one addition takes the places of the
+    /// commands and their sync, and a baton says who publishes.
     Ours,
-    /// As `Ours`, if space were taken by an atomic addition. Not built: it shows
-    /// what the compare-exchange costs.
-    OursWithAdd,
+    /// What it was before: two compare-exchanges, the sync is shared with whoever
+    /// has put one behind the commands already, and everybody waits for its turn to
+    /// publish.
+    OursBefore,
+    /// As `Ours`, but everybody waits for its turn. Not built.
+    OursInTurn,
+    /// As `Ours`, with a compare-exchange in place of the addition. Not built.
+    OursWithExchange,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Linux,
+        Self::LinuxWithAdd,
+        Self::Ours,
+        Self::OursBefore,
+        Self::OursInTurn,
+        Self::OursWithExchange,
+    ];
 }
 
 /// Where the threads run.
@@ -130,11 +147,31 @@ pub fn simulate(algorithm: Algorithm, machine: &Machine, cpus: usize, commands: 
     let cpus = cpus.clamp(1, CPUS_MAX);
     let commands = commands.clamp(1, 4096);
     let sim = Sim::new(machine.bounded(), cpus);
+    let ours = |how| ours::Ours::new(cpus, commands, how);
+    let built = ours::Reservation {
+        add: true,
+        together: true,
+        baton: true,
+        one_tells: true,
+    };
     match algorithm {
         Algorithm::Linux => sim.run(linux::Linux::new(cpus, commands, false)),
         Algorithm::LinuxWithAdd => sim.run(linux::Linux::new(cpus, commands, true)),
-        Algorithm::Ours => sim.run(ours::Ours::new(cpus, commands, false)),
-        Algorithm::OursWithAdd => sim.run(ours::Ours::new(cpus, commands, true)),
+        Algorithm::Ours => sim.run(ours(built)),
+        Algorithm::OursBefore => sim.run(ours(ours::Reservation {
+            add: false,
+            together: false,
+            baton: false,
+            one_tells: false,
+        })),
+        Algorithm::OursInTurn => sim.run(ours(ours::Reservation {
+            baton: false,
+            ..built
+        })),
+        Algorithm::OursWithExchange => sim.run(ours(ours::Reservation {
+            add: false,
+            ..built
+        })),
     }
 }
 

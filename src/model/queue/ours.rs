@@ -1,22 +1,29 @@
 //! This project's insertion (smmu/src/queue): the protocol in the words of its
-//! module.
+//! module, and what it was before.
 //!
-//! Lines: the word of reservations, the published position, and the ends of
-//! batches, 8 of which share a line. The position of the consumer is a register.
+//! Lines: the word of reservations, the published position, what is known of the
+//! consumer, and the ends of batches, 8 of which share a line. The position of the
+//! consumer itself is a register. The queue is never full here: 128 CPUs with a pair
+//! each are its 256 entries.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::engine::{Access, Cpus, Sim, Time, ps};
 
 const RESERVED: usize = 0;
 const PUBLISHED: usize = 1;
-const ENDS: usize = 2;
+const CONSUMED: usize = 2;
+const ENDS: usize = 3;
 /// Lines of a queue of 256 entries.
 const END_LINES: usize = 32;
 
 fn end_line(position: u64) -> usize {
     ENDS + (position / 8) as usize % END_LINES
 }
+
+/// Whoever finds the consumer so far ahead of what is known says so: a quarter of
+/// 256 entries.
+const TELL_FROM: u64 = 64;
 
 /// Longest pause between two reads of the register.
 const PAUSE_STEPS_MAX: u32 = 6;
@@ -36,11 +43,16 @@ struct Place {
 enum State {
     Begin,
     HavePlace,
+    /// Sees whether there is room; with an exchange before it, with an addition
+    /// behind it.
+    Room,
     Reserve,
     /// The commands are ready.
     Ready,
     /// Sees whether a sync lies behind them.
     Look,
+    /// Sees whether there is room for the sync, as above.
+    RoomForSync,
     ReserveSync,
     /// The sync is ready.
     SyncReady,
@@ -49,8 +61,16 @@ enum State {
     Scan,
     Rung,
     Published,
+    /// Lays the baton down.
+    LayDown,
+    /// Sees whether somebody has told that its sync is complete.
+    Known,
     Poll,
     HaveConsumer,
+    /// Looks again at what was known, now that it has read the register.
+    KnownStill,
+    /// Has told where the consumer is.
+    Told,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -62,25 +82,49 @@ struct Cpu {
     turn: u64,
     scanned: u64,
     polls: u32,
+    /// Where it saw the consumer.
+    seen: u64,
     begun: Time,
     waited: Time,
 }
 
+/// How positions are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reservation {
+    /// By an addition; else by a compare-exchange.
+    pub(super) add: bool,
+    /// For the commands and their sync together; else one for each, unless another
+    /// CPU's sync lies behind the commands.
+    pub(super) together: bool,
+    /// Who publishes has the baton, and nobody waits for it; else everybody waits
+    /// for its turn or until it is published.
+    pub(super) baton: bool,
+    /// One CPU for each quarter of a lap tells where the consumer is; else everybody
+    /// who sees that nobody has.
+    pub(super) one_tells: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Ours {
-    add: bool,
+    how: Reservation,
     commands: u64,
     cpus: Vec<Cpu>,
     place: Place,
+    /// Where the baton is.
+    baton: u64,
     published: u64,
     /// Start of each batch that is ready and not published: its end.
     ready: HashMap<u64, u64>,
     /// When the consumer passes the end of a batch.
     passes: HashMap<u64, Time>,
+    /// The same in order, from the one that it passed last.
+    ahead: VecDeque<(Time, u64)>,
+    /// What is known of the consumer.
+    consumed: u64,
 }
 
 impl Ours {
-    pub(super) fn new(cpus: usize, commands: u64, add: bool) -> Self {
+    pub(super) fn new(cpus: usize, commands: u64, how: Reservation) -> Self {
         let place = Place {
             position: 0,
             pending: 0,
@@ -94,17 +138,21 @@ impl Ours {
             turn: 0,
             scanned: 0,
             polls: 0,
+            seen: 0,
             begun: 0,
             waited: 0,
         };
         Ours {
-            add,
+            how,
             commands,
             cpus: vec![cpu; cpus],
             place,
+            baton: 0,
             published: 0,
             ready: HashMap::new(),
             passes: HashMap::new(),
+            ahead: VecDeque::new(),
+            consumed: 0,
         }
     }
 
@@ -112,11 +160,15 @@ impl Ours {
     fn exchanged(&mut self, sim: &mut Sim, cpu: usize) -> bool {
         sim.attempted();
         let it = &mut self.cpus[cpu];
-        if self.add || it.expected == self.place {
+        if self.how.add || it.expected == self.place {
             return true;
         }
         it.expected = self.place;
-        sim.access(cpu, RESERVED, Access::Write);
+        it.state = match it.state {
+            State::Reserve => State::Room,
+            _ => State::RoomForSync,
+        };
+        sim.access(cpu, CONSUMED, Access::Read);
         false
     }
 
@@ -131,8 +183,40 @@ impl Ours {
         let it = &mut self.cpus[cpu];
         it.waited = sim.now;
         it.polls = 0;
-        it.state = State::Poll;
-        sim.after(0, cpu);
+        it.state = State::Known;
+        sim.access(cpu, CONSUMED, Access::Read);
+    }
+
+    /// Where the consumer is.
+    fn consumer(&mut self, now: Time) -> u64 {
+        while let Some(&(time, _)) = self.ahead.get(1)
+            && time <= now
+        {
+            self.ahead.pop_front();
+        }
+        match self.ahead.front() {
+            Some(&(time, end)) if time <= now => end,
+            _ => 0,
+        }
+    }
+
+    /// Has read the register, and nobody else told more meanwhile.
+    fn judge(&mut self, sim: &mut Sim, cpu: usize) {
+        let it = &mut self.cpus[cpu];
+        if it.seen >= it.end {
+            it.state = State::Begin;
+            sim.finished(cpu, it.begun, it.waited);
+            return;
+        }
+        it.polls += 1;
+        it.state = State::Known;
+        let pause = PAUSE_NS << it.polls.min(PAUSE_STEPS_MAX);
+        // Whoever waits reads the error register too.
+        let again = sim.now + ps(pause + sim.machine.register_read_ns);
+        // Of a wait that is long, the reads in the middle are left out.
+        let passes = self.passes.get(&it.end).copied();
+        let near = passes.map_or(0, |time| time.saturating_sub(LONG));
+        sim.at(again.max(near), cpu);
     }
 
     /// Goes over the batches in the line that it has.
@@ -147,10 +231,13 @@ impl Ours {
             }
         }
         self.cpus[cpu].scanned = at;
-        if at >= end {
+        // Or there is more in the next line.
+        let unready = end_line(at) == line;
+        let done = if self.how.baton { unready } else { at >= end };
+        if done {
             self.cpus[cpu].state = State::Rung;
             sim.after(sim.machine.doorbell_ns, cpu);
-        } else if end_line(at) == line {
+        } else if unready {
             sim.watch(cpu, line);
         } else {
             sim.access(cpu, end_line(at), Access::Read);
@@ -165,6 +252,7 @@ impl Ours {
             let work = ps(sim.machine.command_ns).saturating_mul(batch_end - at);
             time = time.saturating_add(work);
             self.passes.insert(batch_end, time);
+            self.ahead.push_back((time, batch_end));
             at = batch_end;
         }
         sim.smmu_works_until(time);
@@ -178,7 +266,7 @@ impl Cpus for Ours {
         match self.cpus[cpu].state {
             State::Begin => {
                 self.cpus[cpu].begun = sim.now;
-                if self.add {
+                if self.how.add {
                     self.cpus[cpu].state = State::Reserve;
                     sim.access(cpu, RESERVED, Access::Write);
                 } else {
@@ -188,36 +276,74 @@ impl Cpus for Ours {
             }
             State::HavePlace => {
                 self.cpus[cpu].expected = self.place;
+                self.cpus[cpu].state = State::Room;
+                sim.access(cpu, CONSUMED, Access::Read);
+            }
+            State::Room if self.how.add => {
+                self.cpus[cpu].state = State::Ready;
+                sim.access(cpu, end_line(self.cpus[cpu].start), Access::Write);
+            }
+            State::Room => {
                 self.cpus[cpu].state = State::Reserve;
                 sim.access(cpu, RESERVED, Access::Write);
             }
             State::Reserve => {
                 if self.exchanged(sim, cpu) {
+                    let count = self.commands + u64::from(self.how.together);
                     let it = &mut self.cpus[cpu];
                     it.start = self.place.position;
-                    it.end = it.start + self.commands;
-                    it.state = State::Ready;
+                    it.turn = it.start;
+                    it.end = it.start + count;
                     self.place.position = it.end;
-                    self.place.pending += self.commands;
+                    self.place.pending += count;
                     self.place.synced = false;
-                    sim.access(cpu, end_line(it.start), Access::Write);
+                    if self.how.add {
+                        it.state = State::Room;
+                        sim.access(cpu, CONSUMED, Access::Read);
+                    } else {
+                        it.state = State::Ready;
+                        sim.access(cpu, end_line(it.start), Access::Write);
+                    }
                 }
             }
             State::Ready => {
                 self.make_ready(sim, cpu);
-                self.cpus[cpu].state = State::Look;
-                sim.access(cpu, RESERVED, Access::Read);
+                let it = &mut self.cpus[cpu];
+                if self.how.baton && self.baton == it.start {
+                    it.scanned = it.start;
+                    it.state = State::Scan;
+                    self.scan(sim, cpu);
+                } else if self.how.baton {
+                    self.wait(sim, cpu);
+                } else if self.how.together {
+                    self.cpus[cpu].state = State::Turn;
+                    sim.access(cpu, PUBLISHED, Access::Read);
+                } else {
+                    self.cpus[cpu].state = State::Look;
+                    sim.access(cpu, RESERVED, Access::Read);
+                }
             }
             State::Look => {
                 if self.place.synced {
                     sim.shared();
                     self.cpus[cpu].end = self.place.position;
                     self.wait(sim, cpu);
-                } else {
-                    self.cpus[cpu].expected = self.place;
+                } else if self.how.add {
                     self.cpus[cpu].state = State::ReserveSync;
                     sim.access(cpu, RESERVED, Access::Write);
+                } else {
+                    self.cpus[cpu].expected = self.place;
+                    self.cpus[cpu].state = State::RoomForSync;
+                    sim.access(cpu, CONSUMED, Access::Read);
                 }
+            }
+            State::RoomForSync if self.how.add => {
+                self.cpus[cpu].state = State::SyncReady;
+                sim.access(cpu, end_line(self.cpus[cpu].start), Access::Write);
+            }
+            State::RoomForSync => {
+                self.cpus[cpu].state = State::ReserveSync;
+                sim.access(cpu, RESERVED, Access::Write);
             }
             State::ReserveSync => {
                 if self.exchanged(sim, cpu) {
@@ -225,13 +351,18 @@ impl Cpus for Ours {
                     it.turn = self.place.position - self.place.pending;
                     it.start = self.place.position;
                     it.end = it.start + 1;
-                    it.state = State::SyncReady;
                     self.place = Place {
                         position: it.end,
                         pending: 0,
                         synced: true,
                     };
-                    sim.access(cpu, end_line(it.start), Access::Write);
+                    if self.how.add {
+                        it.state = State::RoomForSync;
+                        sim.access(cpu, CONSUMED, Access::Read);
+                    } else {
+                        it.state = State::SyncReady;
+                        sim.access(cpu, end_line(it.start), Access::Write);
+                    }
                 }
             }
             State::SyncReady => {
@@ -260,28 +391,55 @@ impl Cpus for Ours {
             State::Published => {
                 self.published = self.cpus[cpu].scanned;
                 sim.written(PUBLISHED);
-                self.wait(sim, cpu);
+                if self.how.baton {
+                    self.cpus[cpu].state = State::LayDown;
+                    sim.access(cpu, end_line(self.published), Access::Write);
+                } else {
+                    self.wait(sim, cpu);
+                }
+            }
+            State::LayDown => {
+                if self.ready.contains_key(&self.published) {
+                    self.cpus[cpu].state = State::Scan;
+                    self.scan(sim, cpu);
+                } else {
+                    self.baton = self.published;
+                    self.wait(sim, cpu);
+                }
+            }
+            State::Known => {
+                let it = &mut self.cpus[cpu];
+                if self.consumed >= it.end {
+                    it.state = State::Begin;
+                    sim.finished(cpu, it.begun, it.waited);
+                } else {
+                    it.state = State::Poll;
+                    sim.after(0, cpu);
+                }
             }
             State::Poll => {
                 self.cpus[cpu].state = State::HaveConsumer;
                 sim.read_register(cpu);
             }
             State::HaveConsumer => {
-                let it = &mut self.cpus[cpu];
-                let passes = self.passes.get(&it.end).copied();
-                if passes.is_some_and(|time| time <= sim.now) {
-                    it.state = State::Begin;
-                    sim.finished(cpu, it.begun, it.waited);
+                self.cpus[cpu].seen = self.consumer(sim.now);
+                self.cpus[cpu].state = State::KnownStill;
+                sim.access(cpu, CONSUMED, Access::Read);
+            }
+            State::KnownStill => {
+                let Cpu { seen, end, .. } = self.cpus[cpu];
+                let ahead = seen.saturating_sub(self.consumed);
+                let mine = !self.how.one_tells || end % TELL_FROM < 2;
+                if ahead >= TELL_FROM && mine || ahead >= 2 * TELL_FROM {
+                    self.cpus[cpu].state = State::Told;
+                    sim.access(cpu, CONSUMED, Access::Write);
                 } else {
-                    it.polls += 1;
-                    it.state = State::Poll;
-                    let pause = PAUSE_NS << it.polls.min(PAUSE_STEPS_MAX);
-                    // Whoever waits reads the error register too.
-                    let again = sim.now + ps(pause + sim.machine.register_read_ns);
-                    // Of a wait that is long, the reads in the middle are left out.
-                    let near = passes.map_or(0, |time| time.saturating_sub(LONG));
-                    sim.at(again.max(near), cpu);
+                    self.judge(sim, cpu);
                 }
+            }
+            State::Told => {
+                self.consumed = self.consumed.max(self.cpus[cpu].seen);
+                self.judge(sim, cpu);
             }
         }
     }
