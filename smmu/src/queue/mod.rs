@@ -26,8 +26,7 @@
 //! what waits, before it waits for room.
 //!
 //! An addition cannot be refused, so a producer may reserve positions that have no
-//! room. It never waits with them: if there is no room by a look at the consumer, it
-//! **gives back**. That takes a compare-exchange which succeeds if nobody
+//! room. It never waits with them, but **gives back**. That takes a compare-exchange which succeeds if nobody
 //! reserved anything behind. Whoever did has no room either (or there is room for
 //! both by now), and gives back as well, so the last can, then the one before it. Only
 //! then does it wait for room, within its time.

@@ -81,8 +81,8 @@ impl<H: SmmuHost, M: TableMemory> CommandQueue<H, M> {
         }
         let mut backoff = Backoff::new();
         loop {
-            // What it finds wrong, `make_room` finds as well.
-            let _ = self.update_consumed();
+            // The register is read after giving back only: with these positions
+            // counted, an impossible consumer index could pass for a possible one.
             if self.has_room_to(end) {
                 return false;
             }
