@@ -47,8 +47,7 @@ impl<F: Format, M: TableMemory> Iterator for Entries<'_, F, M> {
             let off = self.next?;
             let (found, shift) = self.table.find(off);
             let Some((descriptor, ..)) = found else {
-                // Nothing in the whole of this entry.
-                self.step_to(off | ((1 << shift) - 1));
+                self.step_to(self.table.nothing_up_to(off));
                 continue;
             };
             let t = PageTable::<F, M>::translation(descriptor, shift, off);
@@ -209,6 +208,30 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
             // SAFETY: a valid table descriptor, read in the section.
             table = unsafe { self.child(descriptor) };
             shift -= F::INDEX_BITS;
+        }
+    }
+
+    /// The last offset of the entry that holds `off`, no leaf and no table, and of
+    /// those after it in its table that are empty. The caller is in a section, and
+    /// `off` is at most `ia_mask`.
+    fn nothing_up_to(&self, off: u64) -> u64 {
+        let (mut table, mut shift) = (self.root, self.top_shift);
+        let mut entries = self.root_mask + 1;
+        loop {
+            let index = self.index(off, shift);
+            // SAFETY: in bounds, in a section.
+            let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
+            if shift == F::PAGE_LG2 || !Self::is_table(descriptor) {
+                let more = (index + 1..entries)
+                    // SAFETY: in bounds, in a section.
+                    .take_while(|&i| unsafe { self.entry(table, i) }.load(Ordering::Relaxed) == 0)
+                    .count() as u64;
+                return (off | ((1 << shift) - 1)) + (more << shift);
+            }
+            // SAFETY: a valid table descriptor, read in the section.
+            table = unsafe { self.child(descriptor) };
+            shift -= F::INDEX_BITS;
+            entries = Self::ENTRIES;
         }
     }
 
