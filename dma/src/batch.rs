@@ -6,7 +6,7 @@ use core::{fmt, mem};
 use dmabench_flushq::{Gather, Late, TlbBackend};
 use dmabench_iova::IovaRange;
 use dmabench_pgtable::{self as pgtable, Format, TableMemory};
-use dmabench_platform::{SlotGuard, SlotSource};
+use dmabench_platform::{Iova, SlotGuard, SlotSource};
 
 use crate::{Domain, Mapping, UnmapError, mapping::DomainTag, queues::Queues, switch::Way};
 
@@ -170,10 +170,13 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         let (mut mappings, mut ranges) = (Vec::new(), Vec::new());
         mappings.try_reserve_exact(capacity).map_err(too_large)?;
         ranges.try_reserve_exact(capacity).map_err(too_large)?;
+        // Most mappings are one range, some two, of different levels.
+        let room = capacity.saturating_mul(2);
+        let gather = Gather::with_room(F::GRANULE, ranges, room).map_err(too_large)?;
         self.tag.hold();
         Ok(Batch {
             mappings,
-            gather: Gather::holding(F::GRANULE, ranges),
+            gather,
             capacity,
             tag: self.tag,
         })
@@ -182,10 +185,12 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     /// Unmaps all that is in the batch, and empties it.
     ///
     /// *Strict*, all three, and *lazy-parked*: one invalidation for neighbouring
-    /// addresses (at most four for all of them; what lies between may be
-    /// invalidated too, and is looked up again), and one sync. Walk caches are
-    /// kept unless whole tables were freed. When this returns `Ok`, the device can
-    /// reach none of the buffers. *Lazy* and *lazy-single*: as
+    /// addresses, and one sync. What lies between ranges that do not meet stays
+    /// cached, but where invalidating it too is cheaper by the backend's figures
+    /// ([`TlbBackend::join_cost`]):
+    /// [`over_invalidated_bytes`](crate::DomainStats::over_invalidated_bytes)
+    /// counts that. Walk caches are kept unless whole tables were freed. When this
+    /// returns `Ok`, the device can reach none of the buffers. *Lazy* and *lazy-single*: as
     /// [`unmap`](Self::unmap) of each.
     ///
     /// # Errors
@@ -236,6 +241,12 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
                 break;
             }
             mem::forget(mapping);
+            let pages = range.size_pages();
+            if pages <= self.iova.cached_up_to_pages() && !pages.is_power_of_two() {
+                // What the allocator has rounded up to.
+                let rest = (pages.next_power_of_two() - pages) << F::GRANULE.lg2();
+                batch.gather.unused(Iova(iova.0 + len_bytes), rest);
+            }
             batch.gather.hold(range);
         }
         self.invalidate_batch(slot, batch)?;
@@ -258,6 +269,7 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
         let mut complete = issued
             .wait(Some(slot), self.sync_timeout)
             .map_err(|waited| BatchError::NotInvalidated(waited.late))?;
+        self.count_over_invalidated(slot, complete.over_bytes());
         let tables = complete.take_tables();
         let mut ranges = complete.take_payload();
         if let Some(tables) = tables {

@@ -29,6 +29,10 @@ pub struct DomainStats {
     pub queued: u64,
     /// What flushers did.
     pub flush: FlushStats,
+    /// Bytes of addresses that batches invalidated beside their own, because one
+    /// range over a gap was cheaper than two. What of them is in use the hardware
+    /// has to look up again.
+    pub over_invalidated_bytes: u64,
 }
 
 /// What one slot's owner did.
@@ -36,6 +40,7 @@ pub struct DomainStats {
 pub(crate) struct Counters {
     mapped: AtomicU64,
     unmapped: AtomicU64,
+    over_invalidated: AtomicU64,
     /// Lists of tables released since this slot last collected.
     uncollected: AtomicU64,
 }
@@ -46,8 +51,13 @@ const COLLECT_EVERY: u64 = 32;
 
 #[inline]
 fn bump(counter: &AtomicU64) -> u64 {
+    add(counter, 1)
+}
+
+#[inline]
+fn add(counter: &AtomicU64, more: u64) -> u64 {
     // The owner alone writes: load and store lose nothing.
-    let value = counter.load(Ordering::Relaxed) + 1;
+    let value = counter.load(Ordering::Relaxed).wrapping_add(more);
     counter.store(value, Ordering::Relaxed);
     value
 }
@@ -69,19 +79,22 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
             spare_table_bytes: tables.table_bytes * tables.spare,
             queued,
             flush,
+            over_invalidated_bytes: self.sum(|counters| &counters.over_invalidated),
         }
     }
 
     pub(crate) fn live_mappings(&self) -> u64 {
-        let sum = |which: fn(&Counters) -> &AtomicU64| -> u64 {
-            self.counters
-                .iter()
-                .map(|counters| which(counters).load(Ordering::Relaxed))
-                .sum()
-        };
         // Unmaps first: each has its map before it.
-        let unmapped = sum(|counters| &counters.unmapped);
-        sum(|counters| &counters.mapped).saturating_sub(unmapped)
+        let unmapped = self.sum(|counters| &counters.unmapped);
+        self.sum(|counters| &counters.mapped)
+            .saturating_sub(unmapped)
+    }
+
+    /// Over all slots.
+    fn sum(&self, which: fn(&Counters) -> &AtomicU64) -> u64 {
+        (self.counters.iter())
+            .map(|counters| which(counters).load(Ordering::Relaxed))
+            .sum()
     }
 
     #[inline]
@@ -103,9 +116,13 @@ impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M>
     }
 
     pub(crate) fn count_unmapped_many(&self, slot: &SlotGuard<'_>, count: u64) {
-        let unmapped = &self.counters(slot).unmapped;
-        // As in `bump`.
-        unmapped.store(unmapped.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+        add(&self.counters(slot).unmapped, count);
+    }
+
+    pub(crate) fn count_over_invalidated(&self, slot: &SlotGuard<'_>, bytes: u64) {
+        if bytes != 0 {
+            add(&self.counters(slot).over_invalidated, bytes);
+        }
     }
 
     /// Counts one list of released tables. True: enough piled up, and the caller

@@ -4,7 +4,7 @@ use core::fmt;
 
 use dmabench_platform::{SlotGuard, Timeout};
 
-use crate::TlbRange;
+use crate::{JoinCost, TlbRange};
 
 /// A point in a backend's stream of invalidations, made by
 /// [`TlbBackend::sync_begin`]. The number means something to the backend only,
@@ -291,6 +291,14 @@ pub unsafe trait TlbBackend: Send + Sync {
         self.sync_begin(slot)
     }
 
+    /// What the hardware takes for commands and for what they make it forget: by
+    /// it a gather of many ranges decides which of them become one. By default
+    /// they are [kept apart](JoinCost::EXACT).
+    #[inline]
+    fn join_cost(&self) -> JoinCost {
+        JoinCost::EXACT
+    }
+
     /// Waits for the sign. A ticket may be waited for more than once, and by
     /// several threads.
     ///
@@ -343,6 +351,11 @@ macro_rules! forward {
                 ranges: &[TlbRange],
             ) -> Result<Ticket, BackendError> {
                 (**self).invalidate_and_sync(slot, context, ranges)
+            }
+
+            #[inline]
+            fn join_cost(&self) -> JoinCost {
+                (**self).join_cost()
             }
 
             #[inline]

@@ -8,7 +8,7 @@ use dmabench_platform::{
 };
 
 use crate::{
-    BackendError, Late, RangeCommands, Synced, Ticket, TlbBackend, TlbRange, commands_for,
+    BackendError, JoinCost, Late, RangeCommands, Synced, Ticket, TlbBackend, TlbRange, commands_for,
 };
 
 /// What invalidations cost on one piece of hardware, in nanoseconds.
@@ -46,6 +46,17 @@ impl HardwareCosts {
             .saturating_add(self.doorbell_ns.saturating_mul(syncs))
     }
 
+    /// When separate ranges become one, if a translation that was forgotten takes
+    /// `refill_ns` nanoseconds to look up, and devices use so many at one moment.
+    pub const fn join_cost(&self, refill_ns: u64, in_use_granules: u64) -> JoinCost {
+        JoinCost {
+            range_commands: self.range_commands,
+            command_ns: self.issue_ns.saturating_add(self.command_ns),
+            refill_ns,
+            in_use_granules,
+        }
+    }
+
     /// Time of the IOMMU for `commands` and `syncs`. Nanoseconds.
     pub const fn iommu_ns(&self, commands: u64, syncs: u64) -> u64 {
         (self.command_ns.saturating_mul(commands))
@@ -67,6 +78,7 @@ pub struct CostModel<B> {
     inner: B,
     costs: HardwareCosts,
     clock: Arc<VirtualClock>,
+    join_cost: JoinCost,
     /// When the modelled queue has done all commands so far.
     idle_at: AtomicU64,
     /// Sum over all waits.
@@ -80,9 +92,18 @@ impl<B> CostModel<B> {
             inner,
             costs,
             clock,
+            join_cost: JoinCost::unused_only(costs.range_commands),
             idle_at: AtomicU64::new(0),
             waited_ns: AtomicU64::new(0),
         }
+    }
+
+    /// Joins ranges by `cost`; without this, only over what is
+    /// [unused](JoinCost::unused_only). The clock does not move for lookups.
+    #[must_use]
+    pub fn joining_by(mut self, cost: JoinCost) -> Self {
+        self.join_cost = cost;
+        self
     }
 
     /// The backend inside.
@@ -149,6 +170,10 @@ unsafe impl<B: TlbBackend> TlbBackend for CostModel<B> {
         self.inner.invalidate_all(slot, context)?;
         self.issue(1);
         Ok(())
+    }
+
+    fn join_cost(&self) -> JoinCost {
+        self.join_cost
     }
 
     /// The ticket is the modelled time of completion.

@@ -9,7 +9,7 @@ use dmabench_platform::{
 };
 
 use crate::{
-    BackendError, CommandCount, Late, RangeCommands, Synced, Ticket, TlbBackend, TlbRange,
+    BackendError, CommandCount, JoinCost, Late, RangeCommands, Synced, Ticket, TlbBackend, TlbRange,
     commands::is_one_command, commands_for,
 };
 
@@ -21,6 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub struct CountingBackend {
     range_commands: RangeCommands,
+    join_cost: JoinCost,
     /// One per slot of the table it was made for, written by the owner only.
     slots: Box<[CachePadded<Counters>]>,
     /// Flushers', written with atomic additions.
@@ -124,9 +125,18 @@ impl CountingBackend {
             .collect();
         CountingBackend {
             range_commands,
+            join_cost: JoinCost::unused_only(range_commands),
             slots: cells.into_boxed_slice(),
             shared: CachePadded::new(Counters::new()),
         }
+    }
+
+    /// Joins ranges by `cost`; without this, only over what is
+    /// [unused](JoinCost::unused_only).
+    #[must_use]
+    pub fn joining_by(mut self, cost: JoinCost) -> Self {
+        self.join_cost = cost;
+        self
     }
 
     /// The sums over all slots, at any time. Exact while nobody calls; else each
@@ -218,6 +228,10 @@ unsafe impl TlbBackend for CountingBackend {
             self.count_sync(slot);
         }
         Ok(Ticket(0))
+    }
+
+    fn join_cost(&self) -> JoinCost {
+        self.join_cost
     }
 
     #[inline]

@@ -37,6 +37,7 @@ mod commands;
 mod cost;
 mod counting;
 mod gather;
+mod join;
 mod pieces;
 pub mod queue;
 mod range;
@@ -49,6 +50,7 @@ pub use gather::{
     Complete, Detached, Gather, GatherHolder, Issued, NotComplete, NotIssued, PagesIssued,
     PagesKept, PagesRange,
 };
+pub use join::JoinCost;
 pub use pieces::{RangePiece, RangePieces, range_pieces};
 pub use queue::{
     FlushQueue, FlushStats, Flushed, Merge, OneRing, PerSlotRings, QueueConfig, QueueConfigError,

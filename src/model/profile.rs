@@ -1,7 +1,7 @@
 //! A hardware profile: what invalidations, table walks and cache maintenance
 //! cost on one machine, and who says so.
 
-use dmabench_flushq::{BackendCounts, HardwareCosts, RangeCommands};
+use dmabench_flushq::{BackendCounts, HardwareCosts, JoinCost, RangeCommands};
 
 use super::StorageDevice;
 use crate::report::{Parameter, Profile};
@@ -81,6 +81,15 @@ impl MemoryCosts {
 }
 
 impl HardwareProfile {
+    /// When separate ranges of a batch are invalidated as one. A translation that
+    /// is forgotten takes a walk of one read, as the tables above it stay cached.
+    /// A storage device works on one page, the next one and its descriptors at a
+    /// time (assumed), however many requests are queued.
+    pub fn join_cost(&self) -> JoinCost {
+        const IN_USE_PAGES: u64 = 3;
+        self.costs.join_cost(self.memory.walk_ns(), IN_USE_PAGES)
+    }
+
     /// Hardware time of `counts` for a caller that waits for every sync, in
     /// nanoseconds: processor and IOMMU.
     pub fn hardware_ns(&self, counts: &BackendCounts) -> f64 {

@@ -188,6 +188,7 @@ pub(super) fn result(workload: &str, mode: &str, cpu_ns: f64, commands: f64) -> 
             flushes_ring_full: 0,
             flushes_timer: if lazy { 6 } else { 0 },
             sync_commands: if lazy { 6 } else { 132 },
+            live_pages_invalidated: Some(if lazy { 12 } else { 0 }),
             virtual_ns: 57_700_000,
             timeline: (0..60)
                 .map(|step| TimelinePoint {

@@ -369,6 +369,12 @@ pub struct Exposure {
     pub flushes_timer: u64,
     /// `CMD_SYNC`s of the exposure run.
     pub sync_commands: u64,
+    /// Pages that were mapped, and not being unmapped, when an invalidation covered them: all there
+    /// were, for one of the whole address space; in strict-batched mode those between ranges that
+    /// were joined. Each is looked up again, which the modelled figures do not contain. Null in
+    /// files of versions that did not have it.
+    #[serde(default)]
+    pub live_pages_invalidated: Option<u64>,
     /// Length of the run on the virtual clock, nanoseconds.
     pub virtual_ns: u64,
     /// Pages held over virtual time, thinned out for the plot.

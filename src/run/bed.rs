@@ -105,8 +105,7 @@ impl Bed<CountingBackend> {
             ));
         }
         let slots = slots(threads)?;
-        let backend =
-            CountingBackend::with_range_commands(&slots, plan.profile.costs.range_commands);
+        let backend = counting(&slots, plan);
         let domain =
             Domain::new(config(mode, plan), slots, backend, ()).map_err(RunError::refused)?;
         Ok(Bed {
@@ -130,12 +129,21 @@ pub(super) fn counting_domains(
     let slots = slots(0)?;
     (workload.devices.iter())
         .map(|_| {
-            let backend =
-                CountingBackend::with_range_commands(&slots, plan.profile.costs.range_commands);
-            Domain::new(config(mode, plan), Arc::clone(&slots), backend, ())
+            Domain::new(
+                config(mode, plan),
+                Arc::clone(&slots),
+                counting(&slots, plan),
+                (),
+            )
         })
         .collect::<Result<_, _>>()
         .map_err(RunError::refused)
+}
+
+/// Counts the commands of the profile's hardware, and joins ranges as that has it.
+fn counting(slots: &Slots, plan: &Plan) -> CountingBackend {
+    CountingBackend::with_range_commands(slots, plan.profile.costs.range_commands)
+        .joining_by(plan.profile.join_cost())
 }
 
 pub(super) fn sum_counts<'b>(backends: impl Iterator<Item = &'b CountingBackend>) -> BackendCounts {
@@ -184,12 +192,11 @@ pub(super) fn simulated_domains(
         SoftConfig::default(),
     );
     let watch = Watch::new(Arc::clone(&clock));
-    let watched = Watched::new(Arc::clone(&smmu), Arc::clone(&watch));
-    let backend = Arc::new(CostModel::new(
-        watched,
-        plan.profile.costs,
-        Arc::clone(&clock),
-    ));
+    let ranges = plan.profile.costs.range_commands;
+    let watched = Watched::new(Arc::clone(&smmu), Arc::clone(&watch), ranges);
+    let model = CostModel::new(watched, plan.profile.costs, Arc::clone(&clock))
+        .joining_by(plan.profile.join_cost());
+    let backend = Arc::new(model);
     let slots = slots(0)?;
     let mut domains = Vec::new();
     let mut devices = Vec::new();

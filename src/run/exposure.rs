@@ -275,6 +275,7 @@ impl<'a, G: Ground<'a>> Run<'a, G> {
         if let Some((_, len_bytes)) = range {
             self.mapped_pages -= len_bytes >> GRANULE.lg2();
         }
+        self.lab.watch.leaves(place);
         let back = &mut self.back;
         (self.bed).done(number, request.device, mapping, more, &mut |n| back.push(n))?;
         // Until here the device used it: a flush that made room found it so.
@@ -394,6 +395,7 @@ impl<'a, G: Ground<'a>> Run<'a, G> {
                 flushes_ring_full: seen.flushes - self.flushes_timer,
                 flushes_timer: self.flushes_timer,
                 sync_commands: seen.syncs,
+                live_pages_invalidated: Some(seen.live_pages_invalidated),
                 virtual_ns,
                 timeline,
             }),

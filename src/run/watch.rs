@@ -7,7 +7,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use dmabench_flushq::{BackendError, Late, Synced, Ticket, TlbBackend, TlbRange};
+use dmabench_flushq::{
+    BackendError, Late, RangeCommands, Synced, Ticket, TlbBackend, TlbRange, commands_for,
+};
 use dmabench_platform::{Clock, Iova, SlotGuard, TimeNs, Timeout, VirtualClock};
 use dmabench_smmu::soft::{Access, SimDevice, SmmuContext};
 
@@ -32,6 +34,8 @@ pub(super) struct Seen {
     /// Flushes that completed.
     pub(super) flushes: u64,
     pub(super) syncs: u64,
+    /// Pages that an invalidation covered while they were mapped.
+    pub(super) live_pages_invalidated: u64,
 }
 
 /// A buffer that is mapped.
@@ -63,6 +67,8 @@ struct Buffer {
 struct State {
     /// By their places in the run.
     mapped: Vec<Option<Mapped>>,
+    /// The one of them whose unmap has begun.
+    leaving: Option<usize>,
     buffers: Vec<Buffer>,
     seen: Seen,
 }
@@ -140,9 +146,47 @@ impl Watch {
         }
     }
 
+    /// The unmap of the buffer at `place` begins. The device may use it to its end,
+    /// but what that invalidates is not in use.
+    pub(super) fn leaves(&self, place: usize) {
+        self.state().leaving = Some(place);
+    }
+
+    /// An invalidation covers these ranges, or everything.
+    fn invalidated(&self, context: &SmmuContext, ranges: Option<&[TlbRange]>) {
+        if self.off.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut state = self.state();
+        let State {
+            mapped,
+            leaving,
+            seen,
+            ..
+        } = &mut *state;
+        for (place, mapped) in mapped.iter().enumerate() {
+            let Some(mapped) = mapped else { continue };
+            if *leaving == Some(place) || super::bed::context(mapped.device as u16) != *context {
+                continue;
+            }
+            let (first, end) = (mapped.iova.0, mapped.iova.0 + mapped.len_bytes);
+            let bytes = match ranges {
+                None => mapped.len_bytes,
+                Some(ranges) => (ranges.iter())
+                    .map(|range| {
+                        let covered_end = range.iova.0.saturating_add(range.len_bytes).min(end);
+                        covered_end.saturating_sub(range.iova.0.max(first))
+                    })
+                    .sum(),
+            };
+            seen.live_pages_invalidated += bytes / PAGE;
+        }
+    }
+
     /// The device uses the buffer at `place` no more: it is about to be unmapped.
     pub(super) fn take(&self, place: usize) -> Option<Mapped> {
         let mut state = self.state();
+        state.leaving = None;
         state.mapped.get_mut(place).and_then(Option::take)
     }
 
@@ -245,15 +289,18 @@ impl Watch {
 pub(super) struct Watched<B> {
     inner: B,
     watch: Arc<Watch>,
+    /// Of the modelled hardware: what its commands cover.
+    commands: RangeCommands,
     /// A flush of everything was begun and has not completed.
     flushing: AtomicBool,
 }
 
 impl<B> Watched<B> {
-    pub(super) fn new(inner: B, watch: Arc<Watch>) -> Self {
+    pub(super) fn new(inner: B, watch: Arc<Watch>, commands: RangeCommands) -> Self {
         Watched {
             inner,
             watch,
+            commands,
             flushing: AtomicBool::new(false),
         }
     }
@@ -273,6 +320,9 @@ unsafe impl<B: TlbBackend<Context = SmmuContext>> TlbBackend for Watched<B> {
         context: &SmmuContext,
         ranges: &[TlbRange],
     ) -> Result<(), BackendError> {
+        let whole = |range| commands_for(range, self.commands).by_context > 0;
+        let named = (!ranges.iter().any(whole)).then_some(ranges);
+        self.watch.invalidated(context, named);
         self.inner.invalidate(slot, context, ranges)
     }
 
@@ -282,6 +332,7 @@ unsafe impl<B: TlbBackend<Context = SmmuContext>> TlbBackend for Watched<B> {
         context: &SmmuContext,
     ) -> Result<(), BackendError> {
         self.watch.probe();
+        self.watch.invalidated(context, None);
         self.flushing.store(true, Ordering::Relaxed);
         self.inner.invalidate_all(slot, context)
     }

@@ -18,7 +18,9 @@ use std::{
 };
 
 use dmabench_dma::{Device, Direction, Domain, DomainConfig, Mapping, Mode, Segment};
-use dmabench_flushq::{BackendError, Late, Synced, Ticket, TlbBackend, TlbRange};
+use dmabench_flushq::{
+    BackendError, JoinCost, Late, RangeCommands, Synced, Ticket, TlbBackend, TlbRange,
+};
 use dmabench_pgtable::{HeapTables, Level, TableMemory, TableRef, format::S1K4};
 use dmabench_platform::{Fences, Iova, PhysAddr, SlotGuard, Slots, ThreadSlots, Timeout};
 
@@ -66,6 +68,7 @@ struct State {
     faults: Vec<Fault>,
     ranges: u64,
     flush_alls: u64,
+    join_cost: Option<JoinCost>,
     syncs: u64,
 }
 
@@ -172,6 +175,11 @@ impl Hostile {
         self.0.lock().unwrap().faults.clear();
     }
 
+    /// What ranges are joined by; only over what nobody uses without it.
+    pub fn join_by(&self, cost: JoinCost) {
+        self.0.lock().unwrap().join_cost = Some(cost);
+    }
+
     /// Where the tables are.
     pub fn walk_from(&self, root: PhysAddr) {
         self.0.lock().unwrap().root = Some(root);
@@ -240,6 +248,11 @@ unsafe impl TlbBackend for Hostile {
         state.flush_alls += 1;
         state.pending.push(None);
         Ok(())
+    }
+
+    fn join_cost(&self) -> JoinCost {
+        let known = self.0.lock().unwrap().join_cost;
+        known.unwrap_or(JoinCost::unused_only(RangeCommands::Supported))
     }
 
     fn sync_begin(&self, _slot: Option<&mut SlotGuard<'_>>) -> Result<Ticket, BackendError> {

@@ -6,6 +6,7 @@ mod states;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 
+use alloc::collections::TryReserveError;
 use core::fmt;
 
 use dmabench_pgtable::{DetachedTable, DetachedTables, Level, UnmapSink};
@@ -26,9 +27,10 @@ pub use states::{Complete, Detached, GatherHolder, Issued, NotComplete, NotIssue
 /// dropped releases nothing: its tables leak, and so does a token in `P` that
 /// counts its own leak.
 ///
-/// It holds four ranges without allocating. One that comes when it is full is
-/// joined with the one that costs least, so the gather always covers all that
-/// was removed (A6) and sometimes more.
+/// It holds four ranges without allocating, and more if it was made
+/// [with room](Gather::with_room). One that comes when it is full is joined with
+/// the one that costs least, so the gather always covers all that was removed
+/// (A6) and sometimes more; [`over_bytes`](Gather::over_bytes) says how much.
 #[must_use = "what it holds is released only after an invalidation: issue it and wait"]
 pub struct Gather<P = ()> {
     granule: Granule,
@@ -56,6 +58,42 @@ impl<P> Gather<P> {
             tables: DetachedTables::new(),
             payload,
         }
+    }
+
+    /// As [`holding`](Self::holding), with room for `ranges` ranges: for many
+    /// unmaps at once. Those are kept apart until the gather is issued; then they
+    /// are joined where that is [cheaper](TlbBackend::join_cost). It does not
+    /// allocate afterwards.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for them.
+    pub fn with_room(
+        granule: Granule,
+        payload: P,
+        ranges: usize,
+    ) -> Result<Self, TryReserveError> {
+        let ranges = Ranges::with_room(ranges)?;
+        Ok(Gather {
+            ranges,
+            ..Gather::holding(granule, payload)
+        })
+    }
+
+    /// Nobody uses these addresses until the gather is complete: what allocators
+    /// round up to. To cover them too costs nothing but commands. (For a gather
+    /// made with room for many ranges.)
+    pub fn unused(&mut self, iova: Iova, len_bytes: u64) {
+        self.ranges.add_unused(iova, len_bytes);
+    }
+
+    /// Bytes that the ranges cover and that were not removed, because they lie
+    /// between ranges that were joined, without those that are
+    /// [unused](Self::unused). Some of them may be in use: the hardware
+    /// has to look them up again. What was removed there later, before an
+    /// invalidation that failed was tried again, counts too.
+    pub fn over_bytes(&self) -> u64 {
+        self.ranges.over_bytes()
     }
 
     /// Whether nothing was gathered, so that there is nothing to invalidate.

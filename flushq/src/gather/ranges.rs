@@ -1,11 +1,12 @@
-//! A few ranges, inline.
+//! A few ranges, inline, or as many as a list was made for.
 
+use alloc::{collections::TryReserveError, vec::Vec};
 use core::mem::MaybeUninit;
 
 use dmabench_pgtable::Level;
 use dmabench_platform::{Granule, Iova};
 
-use crate::TlbRange;
+use crate::{JoinCost, TlbRange};
 
 #[inline]
 fn leaves(iova: Iova, len_bytes: u64, granule: Granule, level: Level) -> TlbRange {
@@ -22,11 +23,22 @@ fn leaves(iova: Iova, len_bytes: u64, granule: Granule, level: Level) -> TlbRang
 /// of level: a run of pages, a run of blocks, a run of pages.
 pub(super) const INLINE: usize = 4;
 
+/// Of a list, so many of the latest are looked at for one to join: unmaps of a
+/// batch go upwards. The rest is done when all are there.
+const LATEST: usize = INLINE;
+
 pub(super) struct Ranges {
     /// At most `INLINE`; the first `len` items are initialised.
     len: usize,
     /// Not zeroed: that would cost more than all else a small unmap gathers.
     items: MaybeUninit<[TlbRange; INLINE]>,
+    /// In place of `items` where it was made with room; never grows beyond it.
+    list: Vec<TlbRange>,
+    /// First address and bytes of what nobody uses, as many as `list` has room
+    /// for.
+    unused: Vec<(Iova, u64)>,
+    /// Bytes that were joined in between and not asked for.
+    over_bytes: u64,
 }
 
 impl Ranges {
@@ -39,17 +51,53 @@ impl Ranges {
         // field is initialised, as `items` need not be.
         unsafe {
             (&raw mut (*ranges.as_mut_ptr()).len).write(0);
+            (&raw mut (*ranges.as_mut_ptr()).list).write(Vec::new());
+            (&raw mut (*ranges.as_mut_ptr()).unused).write(Vec::new());
+            (&raw mut (*ranges.as_mut_ptr()).over_bytes).write(0);
             ranges.assume_init()
         }
+    }
+
+    /// With room for `count` ranges, if that is more than there is inline.
+    pub(super) fn with_room(count: usize) -> Result<Self, TryReserveError> {
+        let mut ranges = Ranges::new();
+        if count > INLINE {
+            ranges.list.try_reserve_exact(count)?;
+            ranges.unused.try_reserve_exact(count)?;
+        }
+        Ok(ranges)
     }
 
     #[inline]
     pub(super) fn clear(&mut self) {
         self.len = 0;
+        self.list.clear();
+        self.unused.clear();
+        self.over_bytes = 0;
+    }
+
+    /// Nobody uses these addresses. Forgotten where there is no room.
+    pub(super) fn add_unused(&mut self, iova: Iova, len_bytes: u64) {
+        if self.unused.len() < self.unused.capacity() {
+            self.unused.push((iova, len_bytes));
+        }
+    }
+
+    /// Bytes covered that lie between ranges and were not asked for.
+    pub(super) fn over_bytes(&self) -> u64 {
+        self.over_bytes
+    }
+
+    #[inline]
+    fn is_list(&self) -> bool {
+        self.list.capacity() != 0
     }
 
     #[inline]
     pub(super) fn as_slice(&self) -> &[TlbRange] {
+        if self.is_list() {
+            return &self.list;
+        }
         debug_assert!(self.len <= INLINE);
         // SAFETY: the first `len` items of the array are initialised, and `len`
         // is at most its length.
@@ -73,8 +121,12 @@ impl Ranges {
     ///
     /// If `index` is not below `len`.
     fn set(&mut self, index: usize, range: TlbRange) {
-        assert!(index < self.len);
-        self.write(index, range);
+        if self.is_list() {
+            self.list[index] = range;
+        } else {
+            assert!(index < self.len);
+            self.write(index, range);
+        }
     }
 
     /// Adds the leaves of one level; from now on the ranges cover them.
@@ -89,7 +141,7 @@ impl Ranges {
         granule: Granule,
         level: Level,
     ) {
-        if self.len == 0 {
+        if self.len == 0 && !self.is_list() {
             self.write(0, leaves(iova, len_bytes, granule, level));
             self.len = 1;
         } else {
@@ -105,23 +157,26 @@ impl Ranges {
     /// Adds `new`; from now on the ranges cover it.
     pub(super) fn add(&mut self, new: TlbRange) {
         // The latest first: walks go upwards.
-        for index in (0..self.len).rev() {
+        let len = self.as_slice().len();
+        for index in (0..len).rev().take(LATEST) {
             let old = self.as_slice()[index];
             if old.covers(&new) {
                 return;
             }
-            // Ends that meet are joined where no precision is lost. With a
-            // table of the same addresses its leaves ride along: the table's
-            // invalidation has no level and takes them too.
-            let same = old.level == new.level && old.leaf_only == new.leaf_only;
-            let table = !old.leaf_only || !new.leaf_only;
-            if (same || table) && old.touches(&new) {
-                self.set(index, old.hull(&new));
+            if let Some(both) = joined(&old, &new) {
+                self.set(index, both);
                 return;
             }
         }
-        if self.len < INLINE {
-            self.write(self.len, new);
+        if self.is_list() {
+            // What an embedder's unmap adds beyond the room does not allocate.
+            if len < self.list.capacity() {
+                self.list.push(new);
+            } else {
+                self.widen(new);
+            }
+        } else if len < INLINE {
+            self.write(len, new);
             self.len += 1;
         } else {
             self.widen(new);
@@ -139,6 +194,84 @@ impl Ranges {
             .min_by_key(|(_, (old, hull))| hull.len_bytes - old.len_bytes)
             .map(|(index, (_, hull))| (index, hull))
             .expect("a full list is not empty");
+        self.over_bytes += gap_bytes(&self.as_slice()[index], &new);
         self.set(index, hull);
     }
+
+    /// The ranges of a list, all of which are there, as `cost` would have them:
+    /// upwards, joined where they meet, and over a gap where that pays.
+    pub(super) fn settle(&mut self, cost: &JoinCost) {
+        if self.list.len() < 2 {
+            return;
+        }
+        self.list.sort_unstable_by_key(|range| range.iova);
+        self.unused.sort_unstable();
+        let Ranges {
+            list,
+            unused,
+            over_bytes,
+            ..
+        } = self;
+        let (mut at, mut gaps) = (0, 0);
+        // Of the bytes between the two, those that somebody may use. For ranges
+        // that come upwards.
+        let mut used_between = |last: &TlbRange, next: &TlbRange| {
+            let mut used = gap_bytes(last, next);
+            while let Some((iova, len_bytes)) = unused.get(at)
+                && *iova < next.iova
+            {
+                let end = iova.0.saturating_add(*len_bytes).min(next.iova.0);
+                let first = iova.0.max(last.last_byte().0.saturating_add(1));
+                used = used.saturating_sub(end.saturating_sub(first));
+                at += 1;
+            }
+            used
+        };
+        list.dedup_by(|next, last| {
+            if last.covers(next) {
+                return true;
+            }
+            if let Some(both) = joined(last, next) {
+                *last = both;
+                return true;
+            }
+            let (hull, used) = (last.hull(next), used_between(last, next));
+            let pays = cost.pays(last, next, &hull, used);
+            if pays {
+                *last = hull;
+                *over_bytes += used;
+            } else {
+                gaps += used;
+            }
+            pays
+        });
+        let Some((first, rest)) = list.split_first() else {
+            return;
+        };
+        let hull = rest.iter().fold(*first, |hull, range| hull.hull(range));
+        if cost.one_pays(list, &hull, gaps) || cost.too_many(list) {
+            list.clear();
+            list.push(hull);
+            *over_bytes += gaps;
+        }
+    }
+}
+
+/// Ends that meet are joined where no precision is lost. With a table of the same
+/// addresses its leaves ride along: the table's invalidation has no level and
+/// takes them too.
+fn joined(old: &TlbRange, new: &TlbRange) -> Option<TlbRange> {
+    let same = old.level == new.level && old.leaf_only == new.leaf_only;
+    let table = !old.leaf_only || !new.leaf_only;
+    ((same || table) && old.touches(new)).then(|| old.hull(new))
+}
+
+/// Bytes between the two.
+fn gap_bytes(one: &TlbRange, other: &TlbRange) -> u64 {
+    let (low, high) = if one.iova <= other.iova {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    high.iova.0.saturating_sub(low.last_byte().0.saturating_add(1))
 }

@@ -46,7 +46,9 @@ pub(super) fn issue<'b, B: TlbBackend, G: GatherHolder>(
     slot: Option<&mut SlotGuard<'_>>,
     context: &B::Context,
 ) -> Result<Issued<'b, B, G>, NotIssued<G>> {
-    let ranges = holder.gather().ranges.as_slice();
+    let ranges = &mut holder.gather().ranges;
+    ranges.settle(&backend.join_cost());
+    let ranges = ranges.as_slice();
     let ticket = if ranges.is_empty() {
         None
     } else {
@@ -179,6 +181,11 @@ pub struct Complete<G> {
 }
 
 impl<G: GatherHolder> Complete<G> {
+    /// As [`Gather::over_bytes`]; 0 after [`take_tables`](Self::take_tables).
+    pub fn over_bytes(&mut self) -> u64 {
+        self.gather.gather().over_bytes()
+    }
+
     /// The tables that no agent can reach any more, if there are any. The gather
     /// in place is empty afterwards and may be filled again.
     #[inline]

@@ -5,7 +5,9 @@ use dmabench_platform::{Fences, Granule, Iova, SlotGuard, Slots, Timeout, sync::
 use proptest::prelude::*;
 
 use super::{Gather, PagesRange, ranges::Ranges};
-use crate::{BackendError, Late, Synced, Ticket, TlbBackend, TlbRange};
+use crate::{
+    BackendError, CostModel, CountingBackend, HardwareCosts, JoinCost, Late, RangeCommands, Synced, Ticket, TlbBackend, TlbRange,
+};
 
 const PAGES: Level = Level::LAST;
 const BLOCKS: Level = Level::new(2).unwrap();
@@ -146,6 +148,139 @@ fn a6_a_fifth_range_widens_the_nearest() {
     };
     assert_eq!(ranges.as_slice()[1], widened);
     assert_eq!(ranges.as_slice().len(), 4);
+    assert_eq!(ranges.over_bytes(), 0x1000, "the page between");
+}
+
+fn scattered(gather: &mut Gather, count: u64, every: u64) {
+    for number in 0..count {
+        let page = 0x100 + number * every;
+        gather.leaves(Iova(page << 12), 0x1000, PAGES);
+    }
+}
+
+/// The published server (`src/model/builtin.rs`), and a walk of 65 + 197 ns.
+const SERVER: HardwareCosts = HardwareCosts {
+    issue_ns: 0,
+    doorbell_ns: 0,
+    command_ns: 125,
+    sync_ns: 758,
+    range_commands: RangeCommands::Supported,
+};
+const WALK_NS: u64 = 262;
+
+/// Modelled time of a batch of `count` pages, `every` pages apart: what the clock
+/// says, and looking up again what was in use between them.
+fn batch_ns(costs: HardwareCosts, joining: JoinCost, room: usize, count: u64, every: u64) -> u64 {
+    use dmabench_platform::{Clock, VirtualClock};
+    let slots = Slots::new(1, Fences::Symmetric).unwrap();
+    let counting = CountingBackend::with_range_commands(&slots, costs.range_commands);
+    let clock = alloc::sync::Arc::new(VirtualClock::default());
+    let model = CostModel::new(counting, costs, clock.clone()).joining_by(joining);
+    let mut gather = Gather::with_room(Granule::K4, (), room).unwrap();
+    scattered(&mut gather, count, every);
+    let issued = gather.issue_in_place(&model, None, &()).unwrap();
+    let mut complete = issued.wait(None, Timeout::DEFAULT).unwrap();
+    let refills = (complete.over_bytes() >> 12).min(joining.in_use_granules);
+    clock.now().0 + refills * WALK_NS
+}
+
+#[test]
+fn the_cost_decides_when_many_ranges_become_one_and_not_their_number() {
+    let by_cost = |in_use| SERVER.join_cost(WALK_NS, in_use);
+    let time = |in_use, room, count| batch_ns(SERVER, by_cost(in_use), room, count, 16);
+    // A device that uses three pages: from the eighth range on it is one.
+    let apart = |count| count * SERVER.command_ns + SERVER.sync_ns;
+    assert_eq!(time(3, 64, 7), apart(7));
+    assert_eq!(time(3, 64, 64), apart(2) + 3 * WALK_NS, "1009 pages");
+    // One that may use them all: never.
+    assert_eq!(time(u64::MAX, 64, 64), apart(64));
+    // Four ranges, however many there are, are as dear or dearer.
+    let mut better = 0;
+    for in_use in [0, 1, 3, 20, 1000, u64::MAX] {
+        for count in 1..=64 {
+            let (cost, four) = (time(in_use, 64, count), time(in_use, 0, count));
+            assert!(cost <= four, "{count} ranges, {in_use} in use: {cost}, {four}");
+            better += u64::from(cost < four);
+        }
+    }
+    assert!(better > 300, "{better}");
+}
+
+#[test]
+fn a_gap_is_covered_where_a_command_takes_longer_than_its_lookups() {
+    // A command takes two lookups: gaps of two pages, and not of three.
+    let slow = HardwareCosts {
+        command_ns: 2 * WALK_NS,
+        ..SERVER
+    };
+    let joining = slow.join_cost(WALK_NS, u64::MAX);
+    let one = slow.command_ns + slow.sync_ns;
+    assert_eq!(batch_ns(slow, joining, 64, 8, 3), one + 7 * 2 * WALK_NS);
+    let eight = 8 * slow.command_ns + slow.sync_ns;
+    assert_eq!(batch_ns(slow, joining, 64, 8, 4), eight);
+}
+
+#[test]
+fn without_range_commands_a_gap_costs_commands_and_many_pages_are_the_context() {
+    let costs = HardwareCosts {
+        command_ns: 10 * WALK_NS,
+        range_commands: RangeCommands::Absent,
+        ..SERVER
+    };
+    let eight = 8 * costs.command_ns + costs.sync_ns;
+    let joining = costs.join_cost(WALK_NS, 0);
+    assert_eq!(batch_ns(costs, joining, 64, 8, 2), eight);
+    let slots = Slots::new(1, Fences::Symmetric).unwrap();
+    let backend = CountingBackend::with_range_commands(&slots, RangeCommands::Absent);
+    for (count, by_address, by_context) in [(511, 511, 0), (512, 0, 1)] {
+        let before = backend.counts();
+        let mut gather = Gather::with_room(Granule::K4, (), 512).unwrap();
+        scattered(&mut gather, count, 2);
+        let issued = gather.issue_in_place(&backend, None, &()).unwrap();
+        let _ = issued.wait(None, Timeout::DEFAULT).unwrap();
+        let done = backend.counts() - before;
+        assert_eq!(
+            (done.commands_by_address, done.commands_by_context),
+            (by_address, by_context)
+        );
+    }
+}
+
+#[test]
+fn what_is_unused_between_two_ranges_is_covered_for_nothing() {
+    // Three pages of every four, and nobody has the fourth: 31 pages.
+    use RangeCommands::{Absent, Supported};
+    let cases = [(true, Supported, 1), (false, Supported, 8), (true, Absent, 24)];
+    for (unused, range_commands, commands) in cases {
+        let slots = Slots::new(1, Fences::Symmetric).unwrap();
+        let backend = CountingBackend::with_range_commands(&slots, range_commands);
+        let mut gather = Gather::with_room(Granule::K4, (), 16).unwrap();
+        for number in (0..8).rev() {
+            let at = 0x10_0000 + number * 0x4000;
+            gather.leaves(Iova(at), 0x3000, PAGES);
+            if unused {
+                gather.unused(Iova(at + 0x3000), 0x1000);
+            }
+        }
+        let issued = gather.issue_in_place(&backend, None, &()).unwrap();
+        let mut complete = issued.wait(None, Timeout::DEFAULT).unwrap();
+        assert_eq!(complete.over_bytes(), 0);
+        assert_eq!(backend.counts().commands_by_address, commands);
+    }
+}
+
+#[test]
+fn a_list_beyond_its_room_is_widened_and_does_not_grow() {
+    let mut ranges = Ranges::with_room(8).unwrap();
+    for page in 0..20_u64 {
+        ranges.add(leaf(page << 16, 0x1000, PAGES));
+    }
+    assert_eq!(ranges.as_slice().len(), 8);
+    assert_eq!(ranges.over_bytes(), 12 * 0xf000);
+    ranges.settle(&JoinCost::EXACT);
+    assert_eq!(ranges.as_slice().len(), 8);
+    ranges.clear();
+    assert_eq!((ranges.as_slice().len(), ranges.over_bytes()), (0, 0));
 }
 
 #[test]
@@ -282,7 +417,58 @@ fn the_guard_comes_back_from_each_step() {
     let _ = issued.wait(Some(&mut slot), Timeout::DEFAULT).unwrap();
 }
 
+/// Costs of all kinds: nothing is joined, everything, and what is between.
+fn costs() -> impl Strategy<Value = JoinCost> {
+    let commands = prop::bool::ANY.prop_map(|some| match some {
+        true => RangeCommands::Supported,
+        false => RangeCommands::Absent,
+    });
+    let figures = (0_u64..2000, 0_u64..600, 0_u64..1 << 20);
+    (commands, figures).prop_map(|(range_commands, (command_ns, refill_ns, in_use_granules))| {
+        JoinCost {
+            range_commands,
+            command_ns,
+            refill_ns,
+            in_use_granules,
+        }
+    })
+}
+
 proptest! {
+    /// As below, for a list, after it was joined by any cost; and what it says it
+    /// covers beyond the parts is what it covers.
+    #[test]
+    fn a6_a_list_that_was_joined_covers_everything(
+        parts in prop::collection::btree_map(0_u64..400, (1_i8..=3, prop::bool::weighted(0.1)), 1..40),
+        room in 5_usize..60,
+        cost in costs(),
+    ) {
+        let mut ranges = Ranges::with_room(room).unwrap();
+        let mut all = Vec::new();
+        for (at, (level, is_table)) in parts {
+            // Places of 1 GiB, so that no two share an address.
+            let lg2 = 12 + 9 * (3 - u32::from(level.unsigned_abs()));
+            let part = match is_table {
+                true => table(at << 30, 1 << lg2),
+                false => leaf(at << 30, 1 << lg2, Level::new(level).unwrap()),
+            };
+            ranges.add(part);
+            all.push(part);
+        }
+        for settled in [false, true] {
+            if settled {
+                ranges.settle(&cost);
+            }
+            for part in &all {
+                prop_assert!(ranges.as_slice().iter().any(|range| range.covers(part)));
+            }
+            let covered: u64 = ranges.as_slice().iter().map(|range| range.len_bytes).sum();
+            let asked: u64 = all.iter().map(|part| part.len_bytes).sum();
+            prop_assert_eq!(covered, asked + ranges.over_bytes());
+        }
+        prop_assert!(ranges.as_slice().len() <= room);
+    }
+
     /// Whatever comes in, each part stays covered, at its own level or at all.
     #[test]
     fn a6_gather_covers_everything_in_any_order(

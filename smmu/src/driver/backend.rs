@@ -1,6 +1,6 @@
 //! The driver as a [`TlbBackend`].
 
-use dmabench_flushq::{BackendError, Late, Synced, Ticket, TlbBackend, TlbRange};
+use dmabench_flushq::{BackendError, JoinCost, Late, Synced, Ticket, TlbBackend, TlbRange};
 use dmabench_pgtable::TableMemory;
 use dmabench_platform::{Iova, SlotGuard, Timeout, sync::atomic::Ordering};
 
@@ -208,6 +208,11 @@ unsafe impl<H: SmmuHost, M: TableMemory> TlbBackend for Smmu<H, M> {
             return self.invalidate_devices(context, None);
         }
         Ok(())
+    }
+
+    /// What its hardware takes is not known here.
+    fn join_cost(&self) -> JoinCost {
+        JoinCost::unused_only(self.encoder.range_commands())
     }
 
     #[inline]

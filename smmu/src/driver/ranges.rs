@@ -1,6 +1,6 @@
 //! From a range to the addresses of invalidation commands.
 
-use dmabench_flushq::{RangePieces, TlbRange, range_pieces, whole_context_from};
+use dmabench_flushq::{RangeCommands, RangePieces, TlbRange, range_pieces, whole_context_from};
 use dmabench_platform::{Granule, Iova};
 
 use crate::format::{Features, TlbiAddress};
@@ -41,6 +41,15 @@ impl RangeEncoder {
             always_range: errata.always_range,
             ds: features.ds,
             scale_max: features.scale_max() as u8,
+        }
+    }
+
+    /// What one command can cover.
+    pub const fn range_commands(&self) -> RangeCommands {
+        if self.ranges {
+            RangeCommands::Supported
+        } else {
+            RangeCommands::Absent
         }
     }
 

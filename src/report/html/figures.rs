@@ -54,6 +54,11 @@ const COUNTED: &[Row] = &[
             .as_ref()
             .map_or(NONE.to_owned(), |exposure| bytes(exposure.stale_bytes_max))
     }),
+    ("mapped pages invalidated", |r| {
+        (r.exposure.as_ref())
+            .and_then(|exposure| exposure.live_pages_invalidated)
+            .map_or(NONE.to_owned(), count)
+    }),
     ("I/O pages held, most", |r| count(r.iova_pages_held_max)),
     ("translation tables, most", |r| bytes(r.page_table_bytes)),
 ];

@@ -43,6 +43,9 @@ pub(super) fn write(page: &mut String, report: &Report) {
          before and after each flush, until the probe faults. A probe that reaches memory is a stale access; its age counts from the return of the unmap. The \
          flush queue's timer is {}. The final drain does not count. Passthrough has no such \
          figure: its device reaches all memory at all times.</dd>\n\
+         <dt>Counted: mapped pages invalidated</dt><dd>Pages that stayed mapped when an invalidation \
+         of others covered them, in the exposure run; a flush of everything covers all. Each is \
+         looked up again, which no modelled figure contains.</dd>\n\
          <dt>Counted: pages held, translation tables</dt><dd>Largest values of the exposure run. \
          A page of {} is held from its map until its I/O address may be used again.</dd>\n",
         count(report.options.flush_queue_entries),
