@@ -1,6 +1,6 @@
 //! A few ranges, inline, or as many as a list was made for.
 
-use alloc::{collections::TryReserveError, vec::Vec};
+use alloc::{boxed::Box, collections::TryReserveError, vec::Vec};
 use core::mem::MaybeUninit;
 
 use dmabench_pgtable::Level;
@@ -23,6 +23,13 @@ fn leaves(iova: Iova, len_bytes: u64, granule: Granule, level: Level) -> TlbRang
 /// of level: a run of pages, a run of blocks, a run of pages.
 pub(super) const INLINE: usize = 4;
 
+/// Neither grows beyond the room it was made with.
+struct List {
+    ranges: Vec<TlbRange>,
+    /// First address and bytes of what nobody uses.
+    unused: Vec<(Iova, u64)>,
+}
+
 /// Of a list, so many of the latest are looked at for one to join: unmaps of a
 /// batch go upwards. The rest is done when all are there.
 const LATEST: usize = INLINE;
@@ -32,11 +39,9 @@ pub(super) struct Ranges {
     len: usize,
     /// Not zeroed: that would cost more than all else a small unmap gathers.
     items: MaybeUninit<[TlbRange; INLINE]>,
-    /// In place of `items` where it was made with room; never grows beyond it.
-    list: Vec<TlbRange>,
-    /// First address and bytes of what nobody uses, as many as `list` has room
-    /// for.
-    unused: Vec<(Iova, u64)>,
+    /// In place of `items` where it was made with room. (Boxed: gathers are in
+    /// errors, which are large enough.)
+    list: Option<Box<List>>,
     /// Bytes that were joined in between and not asked for.
     over_bytes: u64,
 }
@@ -51,8 +56,7 @@ impl Ranges {
         // field is initialised, as `items` need not be.
         unsafe {
             (&raw mut (*ranges.as_mut_ptr()).len).write(0);
-            (&raw mut (*ranges.as_mut_ptr()).list).write(Vec::new());
-            (&raw mut (*ranges.as_mut_ptr()).unused).write(Vec::new());
+            (&raw mut (*ranges.as_mut_ptr()).list).write(None);
             (&raw mut (*ranges.as_mut_ptr()).over_bytes).write(0);
             ranges.assume_init()
         }
@@ -62,8 +66,13 @@ impl Ranges {
     pub(super) fn with_room(count: usize) -> Result<Self, TryReserveError> {
         let mut ranges = Ranges::new();
         if count > INLINE {
-            ranges.list.try_reserve_exact(count)?;
-            ranges.unused.try_reserve_exact(count)?;
+            let mut list = List {
+                ranges: Vec::new(),
+                unused: Vec::new(),
+            };
+            list.ranges.try_reserve_exact(count)?;
+            list.unused.try_reserve_exact(count)?;
+            ranges.list = Some(Box::new(list));
         }
         Ok(ranges)
     }
@@ -71,15 +80,19 @@ impl Ranges {
     #[inline]
     pub(super) fn clear(&mut self) {
         self.len = 0;
-        self.list.clear();
-        self.unused.clear();
+        if let Some(list) = &mut self.list {
+            list.ranges.clear();
+            list.unused.clear();
+        }
         self.over_bytes = 0;
     }
 
     /// Nobody uses these addresses. Forgotten where there is no room.
     pub(super) fn add_unused(&mut self, iova: Iova, len_bytes: u64) {
-        if self.unused.len() < self.unused.capacity() {
-            self.unused.push((iova, len_bytes));
+        if let Some(List { unused, .. }) = self.list.as_deref_mut()
+            && unused.len() < unused.capacity()
+        {
+            unused.push((iova, len_bytes));
         }
     }
 
@@ -89,14 +102,9 @@ impl Ranges {
     }
 
     #[inline]
-    fn is_list(&self) -> bool {
-        self.list.capacity() != 0
-    }
-
-    #[inline]
     pub(super) fn as_slice(&self) -> &[TlbRange] {
-        if self.is_list() {
-            return &self.list;
+        if let Some(list) = &self.list {
+            return &list.ranges;
         }
         debug_assert!(self.len <= INLINE);
         // SAFETY: the first `len` items of the array are initialised, and `len`
@@ -121,8 +129,8 @@ impl Ranges {
     ///
     /// If `index` is not below `len`.
     fn set(&mut self, index: usize, range: TlbRange) {
-        if self.is_list() {
-            self.list[index] = range;
+        if let Some(list) = &mut self.list {
+            list.ranges[index] = range;
         } else {
             assert!(index < self.len);
             self.write(index, range);
@@ -141,7 +149,7 @@ impl Ranges {
         granule: Granule,
         level: Level,
     ) {
-        if self.len == 0 && !self.is_list() {
+        if self.len == 0 && self.list.is_none() {
             self.write(0, leaves(iova, len_bytes, granule, level));
             self.len = 1;
         } else {
@@ -168,18 +176,14 @@ impl Ranges {
                 return;
             }
         }
-        if self.is_list() {
-            // What an embedder's unmap adds beyond the room does not allocate.
-            if len < self.list.capacity() {
-                self.list.push(new);
-            } else {
-                self.widen(new);
+        match &mut self.list {
+            // It does not allocate, whatever an unmap adds beyond the room.
+            Some(list) if len < list.ranges.capacity() => list.ranges.push(new),
+            None if len < INLINE => {
+                self.write(len, new);
+                self.len += 1;
             }
-        } else if len < INLINE {
-            self.write(len, new);
-            self.len += 1;
-        } else {
-            self.widen(new);
+            _ => self.widen(new),
         }
     }
 
@@ -201,17 +205,18 @@ impl Ranges {
     /// The ranges of a list, all of which are there, as `cost` would have them:
     /// upwards, joined where they meet, and over a gap where that pays.
     pub(super) fn settle(&mut self, cost: &JoinCost) {
-        if self.list.len() < 2 {
-            return;
-        }
-        self.list.sort_unstable_by_key(|range| range.iova);
-        self.unused.sort_unstable();
         let Ranges {
-            list,
-            unused,
-            over_bytes,
-            ..
+            list, over_bytes, ..
         } = self;
+        let Some(List {
+            ranges: list,
+            unused,
+        }) = list.as_deref_mut()
+        else {
+            return;
+        };
+        list.sort_unstable_by_key(|range| range.iova);
+        unused.sort_unstable();
         let (mut at, mut gaps) = (0, 0);
         // Of the bytes between the two, those that somebody may use. For ranges
         // that come upwards.
