@@ -113,6 +113,10 @@ fn other_options(
         ("sizes", shape.sizes.as_ref().map(ToString::to_string)),
         ("threads", shape.threads.map(|n| n.to_string())),
         ("pairs", shape.pairs.map(|n| n.to_string())),
+        (
+            "bounce-in-place-from",
+            options.bounce_in_place_from.map(|n| n.to_string()),
+        ),
     ];
     for (name, value) in given {
         other.extend(value.map(|value| (name.to_owned(), value)));

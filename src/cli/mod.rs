@@ -270,6 +270,15 @@ pub struct RunOptions {
     )]
     pub single_flush_timeout_ms: u64,
 
+    /// Bytes in whole pages from which on mode bounce maps a request in place and copies its ends only
+    #[arg(
+        long,
+        global = true,
+        value_name = "SIZE",
+        value_parser = bytes_from
+    )]
+    pub bounce_in_place_from: Option<u64>,
+
     /// Hardware of the modelled figures: a name of `dmabench profiles`, or a board file (.toml)
     #[arg(
         long,
@@ -302,6 +311,19 @@ fn scenario_name(name: &str) -> Result<Scenario, String> {
 
 fn profile(name: &str) -> Result<HardwareProfile, String> {
     HardwareProfile::find(name).map_err(|error| error.to_string())
+}
+
+/// A number of bytes, as `65536`, `64k` or `1m`.
+fn bytes_from(text: &str) -> Result<u64, String> {
+    let lower = text.to_ascii_lowercase();
+    let (digits, lg2) = match lower.strip_suffix(['k', 'm']) {
+        Some(digits) if lower.ends_with('k') => (digits, 10),
+        Some(digits) => (digits, 20),
+        None => (lower.as_str(), 0),
+    };
+    (digits.parse::<u64>().ok())
+        .and_then(|number| number.checked_mul(1 << lg2))
+        .ok_or_else(|| "give a number of bytes, as 65536, 64k or 1m".to_owned())
 }
 
 pub(crate) fn queue_entries(text: &str) -> Result<usize, String> {
@@ -358,6 +380,16 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_bytes_with_or_without_a_unit() {
+        for (text, bytes) in [("0", 0), ("65536", 65536), ("64k", 65536), ("1M", 1 << 20)] {
+            assert_eq!(bytes_from(text), Ok(bytes));
+        }
+        for text in ["", "k", "-1", "64kb", "64 k", "1g", "20000000000000000m"] {
+            assert!(bytes_from(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The ground of mode `bounce`: every byte goes through the pool of its device's
-//! domain, which stays mapped.
+//! domain, which stays mapped; or those of small requests, and the ends of others.
 //!
 //! In the timing run the copies are real. The trace's memory is an arena whose
 //! bytes stand for the physical addresses modulo its size: traces name more
@@ -43,11 +43,22 @@ const POOL_MIN_BYTES: u64 = 16 << 20;
 const SIMULATED_POOL: u64 = 1 << 45;
 
 /// For a report that has results of this mode.
-pub(super) fn mode_note() -> String {
+pub(super) fn mode_note(in_place_from: Option<u64>) -> String {
+    let (what, reach) = match in_place_from {
+        None => (String::new(), "the buffers never"),
+        Some(bytes) => (
+            format!(
+                " of requests with less than {} in whole pages, and of the others what does not \
+                 fill a page,",
+                report::bytes(bytes)
+            ),
+            "of the buffers the pages they fill, until their strict unmap",
+        ),
+    };
     format!(
-        "bounce: every byte is copied, into zeroed slots by the map where the device reads, out of \
-         them by the unmap where it writes. The device reaches the pool of slots at any time and \
-         the buffers never. In the timing run the copies are real, and an arena of {} stands for \
+        "bounce: every byte{what} is copied, into zeroed slots by the map where the device reads, \
+         out of them by the unmap where it writes. The device reaches the pool of slots at any \
+         time and {reach}. In the timing run the copies are real, and an arena of {} stands for \
          the buffers' memory (addresses modulo its size). I/O pages held are those of slots in use.",
         report::bytes(ARENA_BYTES),
     )
@@ -57,8 +68,18 @@ pub(super) fn mode_note() -> String {
 pub(super) struct Copies<B: TlbBackend, M: TableMemory, H: CpuMemory> {
     domains: Vec<BounceDomain<B, ThreadSlots, S1K4, M, H>>,
     device: Device,
+    /// Of each domain.
+    pools: Vec<Segment>,
+    policy: BouncePolicy,
     /// Looks where the device gets to.
     check: bool,
+}
+
+fn policy(plan: &Plan) -> BouncePolicy {
+    match plan.bounce_in_place_from {
+        None => BouncePolicy::Everything,
+        Some(below_bytes) => BouncePolicy::Small { below_bytes },
+    }
 }
 
 /// The ground of exposure runs.
@@ -76,12 +97,12 @@ pub(super) fn counting(
         let arena = Arena::new(pool_bytes, longest)?;
         Ok((arena.pool(), arena))
     });
-    Copies::new(domains, pools, BouncePolicy::Everything, false)
+    Copies::new(domains, pools, policy(plan), false)
 }
 
 /// For exposure: in front of the software SMMU.
 pub(super) fn simulated(workload: &Workload, plan: &Plan) -> Result<(SimCopies, Lab), RunError> {
-    simulated_with(workload, plan, BouncePolicy::Everything)
+    simulated_with(workload, plan, policy(plan))
 }
 
 fn simulated_with(
@@ -140,9 +161,11 @@ impl<B: TlbBackend, M: TableMemory, H: CpuMemory> Copies<B, M, H> {
         policy: BouncePolicy,
         check: bool,
     ) -> Result<Self, RunError> {
+        let mut memories = Vec::new();
         let domains = (domains.into_iter().zip(pools))
             .map(|(domain, pool)| {
                 let (memory, host) = pool?;
+                memories.push(memory);
                 let config = BounceConfig::new(policy, memory);
                 BounceDomain::new(domain, config, host, NoCacheOps).map_err(RunError::refused)
             })
@@ -150,31 +173,57 @@ impl<B: TlbBackend, M: TableMemory, H: CpuMemory> Copies<B, M, H> {
         Ok(Copies {
             domains,
             device: Device::new(),
+            pools: memories,
+            policy,
             check,
         })
     }
 
     /// For the result.
     pub(super) fn note(&self) -> String {
-        let bytes: u64 = self.domains.iter().map(|d| d.stats().pool_bytes).sum();
-        format!("The bounce pool has {}.", report::bytes(bytes))
+        let stats = || self.domains.iter().map(BounceDomain::stats);
+        let bytes: u64 = stats().map(|stats| stats.pool_bytes).sum();
+        let mut note = format!("The bounce pool has {}.", report::bytes(bytes));
+        let in_place: u64 = stats().map(|stats| stats.counts.in_place_lists).sum();
+        if in_place > 0 {
+            let copied: u64 = stats().map(|stats| stats.counts.copied_lists).sum();
+            note += &format!(
+                " Of {} requests of the exposure run {copied} were copied and {in_place} mapped in place.",
+                copied + in_place
+            );
+        }
+        note
     }
 
-    /// Where the device gets at the request's addresses: to the pool and nowhere
-    /// else.
-    fn check(&self, device: u16, out: &[DmaSegment]) -> Result<(), RunError> {
-        let domain = &self.domains[usize::from(device)];
-        let window = domain.window();
-        for segment in out {
-            for at in [0, segment.len_bytes - 1] {
-                let at = Iova(segment.addr.0 + at);
-                let inside = window.is_some_and(|(first, len_bytes)| {
-                    at.0.checked_sub(first.0)
-                        .is_some_and(|offset| offset < len_bytes)
+    /// Where the device gets at the request's addresses: to the pool, or to pages
+    /// that its buffer fills where the policy maps those.
+    fn check(
+        &self,
+        device: u16,
+        segments: &[Segment],
+        out: &[DmaSegment],
+    ) -> Result<(), RunError> {
+        let device = usize::from(device);
+        let (domain, pool) = (&self.domains[device], self.pools[device]);
+        let may_be_in_place = self.policy != BouncePolicy::Everything;
+        let inside = |at: PhysAddr, len_bytes: u64, of: Segment| {
+            (at.0.checked_sub(of.phys.0))
+                .is_some_and(|offset| offset.saturating_add(len_bytes) <= of.len_bytes)
+        };
+        for (segment, out) in segments.iter().zip(out) {
+            let first = out.addr.0 & !GRANULE.mask();
+            let last = (out.addr.0 + (out.len_bytes - 1)) & !GRANULE.mask();
+            for page in (first..=last).step_by(GRANULE.bytes() as usize) {
+                let found = domain.translate(Iova(page)).map(|found| found.paddr);
+                let fine = found.is_some_and(|at| {
+                    inside(at, GRANULE.bytes(), pool)
+                        || may_be_in_place && inside(at, GRANULE.bytes(), *segment)
                 });
-                if !inside || domain.translate(at).is_none() {
+                if !fine {
                     return Err(RunError::Defect(format!(
-                        "a bounced request is at {at}, outside of the pool"
+                        "a bounced request is at {}, where the device reaches what is neither \
+                         the pool's nor all of it the buffer's",
+                        Iova(page)
                     )));
                 }
             }
@@ -197,7 +246,7 @@ impl<'w, B: TlbBackend, M: TableMemory, H: CpuMemory> Ground<'w> for Copies<B, M
             .map_sg(&self.device, segments, out, request.direction)
             .map_err(RunError::refused)?;
         if self.check {
-            self.check(request.device, &out[..segments.len()])?;
+            self.check(request.device, segments, out)?;
         }
         Ok(bounced)
     }
@@ -454,12 +503,45 @@ mod tests {
         assert!(seen.device_accesses > 0 && seen.probes > 0);
         assert_eq!((seen.violations, seen.sync_commands), (0, 0));
         assert_eq!(seen.timeline.last().unwrap().waiting_pages, 0);
-        // Buffers that are mapped in place are noticed.
-        let (ground, _lab) = simulated_with(&workload, &plan, BouncePolicy::Partial).unwrap();
-        let request = &workload.requests()[0];
-        let mut out = vec![DmaSegment::EMPTY; workload.segments_max()];
-        let mapped = ground.map(request, workload.segments(request), &mut out);
-        assert!(matches!(mapped.map(|_| ()), Err(RunError::Defect(_))));
+        // Pages that are in place and not all the buffer's are noticed, and any that
+        // are in place where all is copied.
+        let policies = [BouncePolicy::Partial, BouncePolicy::Everything];
+        for (policy, of_buffer) in policies.into_iter().zip([GRANULE.bytes() / 2, GRANULE.bytes()]) {
+            let (mut ground, _lab) =
+                simulated_with(&workload, &plan, BouncePolicy::Partial).unwrap();
+            let request = &workload.requests()[0];
+            let segments = workload.segments(request);
+            let mut out = vec![DmaSegment::EMPTY; workload.segments_max()];
+            let _live = ground.map(request, segments, &mut out).unwrap();
+            let claimed: Vec<Segment> = (segments.iter())
+                .map(|segment| Segment {
+                    len_bytes: segment.len_bytes - GRANULE.bytes() + of_buffer,
+                    ..*segment
+                })
+                .collect();
+            ground.policy = policy;
+            let seen = ground.check(request.device, &claimed, &out);
+            assert!(matches!(seen, Err(RunError::Defect(_))), "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn large_requests_are_strict_where_the_plan_says_so() {
+        let (workload, never) = (workload(), AtomicBool::new(false));
+        // Requests of 128 KiB, in whole pages.
+        for (from, in_place) in [(128 << 10, true), ((128 << 10) + 1, false)] {
+            let plan = Plan {
+                bounce_in_place_from: Some(from),
+                ..Plan::default()
+            };
+            let exposed = exposure::run(&workload, ModeArg::Bounce, &plan, &never).unwrap();
+            assert_eq!(exposed.stale_accesses, 0);
+            let seen = exposed.exposure.unwrap();
+            let syncs = if in_place { seen.requests } else { 0 };
+            assert_eq!((seen.violations, seen.sync_commands), (0, syncs));
+            let said = exposed.notes.iter().any(|note| note.contains("in place"));
+            assert_eq!(said, in_place);
+        }
     }
 
     #[test]

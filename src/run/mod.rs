@@ -183,7 +183,7 @@ fn notes(plan: &Plan, clock: &TickClock) -> Vec<String> {
         ));
     }
     if plan.modes.contains(&ModeArg::Bounce) {
-        notes.push(copies::mode_note());
+        notes.push(copies::mode_note(plan.bounce_in_place_from));
     }
     if plan.modes.contains(&ModeArg::Premapped) {
         notes.push(registered::MODE_NOTE.to_owned());
@@ -210,6 +210,8 @@ fn result(
     let counts = &timing.counts;
     // Passthrough and premapped take nothing away, so nothing is left behind.
     let taken_away = !matches!(mode, ModeArg::Passthrough | ModeArg::Premapped);
+    // Then some of its requests are as strict ones.
+    let bounces_in_place = mode == ModeArg::Bounce && plan.bounce_in_place_from.is_some();
     let load = Load {
         requests,
         bytes: workload.bytes(),
@@ -217,7 +219,12 @@ fn result(
         counts,
         counted_requests: timing.counted_requests,
         translated: mode != ModeArg::Passthrough,
-        maps: model::maps(mode),
+        maps: model::maps(mode) || bounces_in_place,
+    };
+    let waits = if bounces_in_place {
+        model::Waits::BeforeNext
+    } else {
+        model::waits(mode)
     };
     let request_time = RequestTime::of(&plan.profile, &plan.device, &load);
     let mut notes = exposed.notes;
@@ -256,10 +263,10 @@ fn result(
         iova_pages_held_max: exposed.iova_pages_held_max,
         page_table_bytes: exposed.page_table_bytes,
         modelled_ns_per_request: per_request(plan.profile.hardware_ns(counts)),
-        modelled_wait_ns_per_request: Some(request_time.waited_ns(model::waits(mode))),
+        modelled_wait_ns_per_request: Some(request_time.waited_ns(waits)),
         modelled_mb_per_s: Some(model::modelled_mb_per_s(
             &request_time,
-            model::waits(mode),
+            waits,
             plan.device.queue_depth,
         )),
         model: plan.profile.name.clone(),

@@ -26,6 +26,9 @@ pub struct Plan {
     pub flush_timeout_ns: u64,
     /// The one queue of lazy-single; its time is of the same clock.
     pub single_queue: QueueConfig,
+    /// Bytes in whole granules from which on mode bounce maps in place; `None`:
+    /// never.
+    pub bounce_in_place_from: Option<u64>,
     /// Where the modelled times come from.
     pub profile: HardwareProfile,
     /// What the virtual clock of the exposure run goes by.
@@ -43,6 +46,7 @@ impl Default for Plan {
             flush_queue_entries: 256,
             flush_timeout_ns: 10_000_000,
             single_queue: QueueConfig::SINGLE,
+            bounce_in_place_from: None,
             profile: model::default_profile(),
             device: StorageDevice::emmc_2021(),
             hdr_log: None,
@@ -62,6 +66,7 @@ impl Plan {
                 entries_per_slot: options.single_queue_entries,
                 timeout_ns: options.single_flush_timeout_ms * 1_000_000,
             },
+            bounce_in_place_from: options.bounce_in_place_from,
             profile: options.profile.clone(),
             device: (options.profile.device.clone()).unwrap_or_else(StorageDevice::emmc_2021),
             hdr_log: options.hdr_log.as_ref().map(|_| SharedLog::default()),

@@ -504,6 +504,9 @@ fn resume_line(args: &SweepArgs, options: &RunOptions) -> Vec<String> {
         "--single-flush-timeout-ms",
         options.single_flush_timeout_ms.to_string(),
     );
+    if let Some(bytes) = options.bounce_in_place_from {
+        option("--bounce-in-place-from", bytes.to_string());
+    }
     // A board's file is known by its name to nobody: the note says so.
     if model::named(&options.profile.name).is_some() {
         option("--profile", options.profile.name.clone());

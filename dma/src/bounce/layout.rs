@@ -36,15 +36,28 @@ impl Part {
     }
 }
 
+/// What a policy makes of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// All of it is in slots, which the device reaches at the pool's addresses.
+    Copied,
+    /// Heads and tails are in slots, which are mapped beside the whole granules
+    /// between them, for this list.
+    InPlace,
+}
+
 /// How a list lies in its range of I/O addresses and in the slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
+    pub(super) way: Way,
     /// Length of the range, in whole granules.
     pub(super) range_bytes: u64,
     /// Length of the slots, in whole granules; may be 0.
     pub(super) slot_bytes: u64,
     /// Sum of the segments.
     pub(super) len_bytes: u64,
+    /// What of it the device is given in place: whole granules.
+    pub(super) in_place_bytes: u64,
 }
 
 /// The layout of `segments`, with everything checked.
@@ -57,6 +70,7 @@ pub(super) fn layout(
     let mut all = places(device, segments, granule);
     let mut len_bytes = 0;
     let mut bounced = 0;
+    let mut whole_bytes = 0;
     for placed in all.by_ref() {
         let (segment, _) = placed?;
         // Elsewhere the tables see to it. Here a segment is split, and what of
@@ -69,27 +83,42 @@ pub(super) fn layout(
         }
         // Below 2^62 in all, as the range is.
         len_bytes += segment.len_bytes;
-        bounced += split(segment, granule)
-            .iter()
-            .flatten()
-            .filter(|(_, bounced)| *bounced)
-            .count() as u64;
+        if (segment.phys.0 | segment.len_bytes) & granule.mask() == 0 {
+            whole_bytes += segment.len_bytes;
+            continue;
+        }
+        for (run, to_slot) in split(segment, granule).into_iter().flatten() {
+            if to_slot {
+                bounced += 1;
+            } else {
+                whole_bytes += run.len_bytes;
+            }
+        }
     }
     let range_bytes = all.end;
+    let way = match policy {
+        BouncePolicy::Everything => Way::Copied,
+        BouncePolicy::Partial => Way::InPlace,
+        BouncePolicy::Small { below_bytes } if whole_bytes < below_bytes => Way::Copied,
+        BouncePolicy::Small { .. } => Way::InPlace,
+    };
+    let (slot_bytes, in_place_bytes) = match way {
+        Way::Copied => (range_bytes, 0),
+        Way::InPlace => (bounced << granule.lg2(), whole_bytes),
+    };
     Ok(Layout {
+        way,
         range_bytes,
-        slot_bytes: match policy {
-            BouncePolicy::Everything => range_bytes,
-            BouncePolicy::Partial => bounced << granule.lg2(),
-        },
+        slot_bytes,
         len_bytes,
+        in_place_bytes,
     })
 }
 
 /// The runs of a list for which [`layout`] found nothing wrong, in their order,
 /// which is that of their copies in the slots.
 pub(super) fn parts<'a>(
-    policy: BouncePolicy,
+    way: Way,
     device: &'a Device,
     segments: &'a [Segment],
     granule: Granule,
@@ -97,16 +126,16 @@ pub(super) fn parts<'a>(
     places(device, segments, granule)
         .flatten()
         .scan(0_u64, move |slot_granules, (segment, place)| {
-            Some(match policy {
-                BouncePolicy::Everything => [Some(everything(segment, &place)), None, None],
-                BouncePolicy::Partial => partial(segment, &place, granule, slot_granules),
+            Some(match way {
+                Way::Copied => [Some(copied(segment, &place)), None, None],
+                Way::InPlace => in_place(segment, &place, granule, slot_granules),
             })
         })
         .flatten()
         .flatten()
 }
 
-fn everything(segment: Segment, place: &Place) -> Part {
+fn copied(segment: Segment, place: &Place) -> Part {
     Part {
         buffer: segment,
         slot: Some(place.at),
@@ -114,7 +143,7 @@ fn everything(segment: Segment, place: &Place) -> Part {
     }
 }
 
-fn partial(
+fn in_place(
     segment: Segment,
     place: &Place,
     granule: Granule,
@@ -224,9 +253,18 @@ mod tests {
             if let Some(lg2) = boundary {
                 device = device.boundary_bytes(1 << lg2).unwrap();
             }
-            for policy in [BouncePolicy::Partial, BouncePolicy::Everything] {
+            let small = BouncePolicy::Small { below_bytes: 5 << 12 };
+            for policy in [BouncePolicy::Partial, small, BouncePolicy::Everything] {
                 let layout = layout(policy, &device, &list, G).unwrap();
-                let parts: Vec<Part> = parts(policy, &device, &list, G).collect();
+                let parts: Vec<Part> = parts(layout.way, &device, &list, G).collect();
+                let in_place: u64 = parts.iter().filter(|part| part.slot.is_none())
+                    .map(|part| part.buffer.len_bytes).sum();
+                prop_assert_eq!(layout.in_place_bytes, in_place);
+                if policy == small {
+                    let whole: u64 = list.iter().flat_map(|s| split(*s, G)).flatten()
+                        .filter(|(_, to_slot)| !to_slot).map(|(run, _)| run.len_bytes).sum();
+                    prop_assert_eq!(layout.way == Way::Copied, whole < 5 << 12);
+                }
                 let mut at = list.iter().map(|s| (s.phys.0, s.len_bytes)).collect::<Vec<_>>();
                 at.reverse();
                 let mut end = 0;
@@ -241,14 +279,14 @@ mod tests {
                     range += part.gap + part.granules(PhysAddr(0), G).1;
                     match part.slot {
                         None => {
-                            prop_assert_eq!(policy, BouncePolicy::Partial);
+                            prop_assert_eq!(layout.way, Way::InPlace);
                             prop_assert_eq!((part.buffer.phys.0 | part.buffer.len_bytes) & G.mask(), 0);
                         }
                         Some(slot) => {
                             prop_assert_eq!((slot ^ part.buffer.phys.0) & G.mask(), 0);
                             prop_assert!(slot >= end);
                             end = slot + part.buffer.len_bytes;
-                            if policy == BouncePolicy::Partial {
+                            if layout.way == Way::InPlace {
                                 used.push(slot >> G.lg2());
                                 prop_assert_eq!((end - 1) >> G.lg2(), slot >> G.lg2());
                             }

@@ -5,7 +5,7 @@
 //! granule, in strict mode too (L3). [`BounceDomain`] copies what must not be
 //! shown into *slots*, whole granules of a pool that the embedder gives.
 //!
-//! # Two policies
+//! # Three policies
 //!
 //! * [`BouncePolicy::Partial`]: heads and tails that do not fill their granule
 //!   are bounced, the granules between are mapped in place. What Linux does for
@@ -21,6 +21,15 @@
 //!   never a byte that none of them was meant to see, never the caller's memory
 //!   itself. It may change a copy until it is copied out, once, at the unmap;
 //!   what the caller then checks stays as checked.
+//!
+//! * [`BouncePolicy::Small`]: lists of few whole granules are copied as with
+//!   *Everything*, the others are mapped as with *Partial*: copying beats a strict
+//!   unmap for small lists, and costs memory bandwidth for large ones. What is
+//!   decided is only where a list's bytes lie, never what the device may see: in
+//!   place it is given whole granules of the list and nothing else, for this list
+//!   alone, and loses them before the unmap returns; heads and tails are slots
+//!   with zeros around them. The pool is mapped for good here, too, so the device
+//!   reaches those slots until they are copied out as it does the others.
 //!
 //! # What a slot holds
 //!
@@ -46,6 +55,7 @@
 mod error;
 mod layout;
 mod pool;
+mod tally;
 mod transfer;
 
 use core::fmt;
@@ -55,6 +65,7 @@ use dmabench_pgtable::{Format, Registers, TableMemory, Translation};
 use dmabench_platform::{BlockMemory, CpuMemory, Granule, Iova, SlotSource, TimeNs};
 
 pub use error::{BounceError, BounceSetupError, BounceSetupReason};
+pub use tally::BounceCounts;
 pub use transfer::Bounced;
 
 use crate::{
@@ -63,6 +74,7 @@ use crate::{
     held::{Held, When},
 };
 use pool::Pool;
+use tally::Tally;
 
 /// What goes through the pool. The [module](crate::bounce) compares the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,6 +83,14 @@ pub enum BouncePolicy {
     Partial,
     /// Everything.
     Everything,
+    /// Everything of lists with fewer than so many bytes in granules they fill;
+    /// of the others, granules that they do not fill. A list of many small pieces
+    /// is copied however long it is.
+    Small {
+        /// The fewest bytes worth a mapping. What that is depends on what an
+        /// invalidation takes: `docs/mapping.md` has measurements.
+        below_bytes: u64,
+    },
 }
 
 /// Set-up of a [`BounceDomain`].
@@ -86,7 +106,7 @@ pub struct BounceConfig {
     /// buffer.
     pub pool: Segment,
     /// The mask and the coherence that every device of the domain has at least.
-    /// [`BouncePolicy::Everything`] maps the pool for it.
+    /// The pool is mapped for it, but with [`BouncePolicy::Partial`].
     pub device: Device,
 }
 
@@ -128,6 +148,7 @@ where
     window: Option<Held>,
     domain: Domain<B, S, F, M>,
     pool: Pool,
+    tally: Tally,
     host: H,
     caches: C,
     config: BounceConfig,
@@ -143,6 +164,8 @@ pub struct BounceStats {
     pub pool_bytes: u64,
     /// Bytes of slots in use, rounding to cached sizes included.
     pub pool_bytes_held: u64,
+    /// What was copied and what was mapped in place.
+    pub counts: BounceCounts,
 }
 
 impl<B, S, F, M, H, C> BounceDomain<B, S, F, M, H, C>
@@ -168,6 +191,7 @@ where
         match Self::make_pool(&domain, &config) {
             Ok((window, pool)) => Ok(BounceDomain {
                 window,
+                tally: Tally::new(domain.slots()),
                 domain,
                 pool,
                 host,
@@ -234,6 +258,10 @@ where
             BouncePolicy::Everything => self.pool.len_bytes(),
             // Two granules of slots for each segment, however long.
             BouncePolicy::Partial => crate::device::LONGEST_SEGMENT,
+            BouncePolicy::Small { below_bytes } if below_bytes > self.pool.len_bytes() => {
+                self.pool.len_bytes()
+            }
+            BouncePolicy::Small { .. } => crate::device::LONGEST_SEGMENT,
         }
     }
 
@@ -330,6 +358,7 @@ where
             domain,
             pool_bytes: self.pool.len_bytes(),
             pool_bytes_held: self.pool.held_bytes(),
+            counts: self.tally.sum(),
         }
     }
 
@@ -374,6 +403,7 @@ where
             window,
             domain,
             pool,
+            tally,
             host,
             caches,
             config,
@@ -383,6 +413,7 @@ where
                 window,
                 domain: error.domain,
                 pool,
+                tally,
                 host,
                 caches,
                 config,

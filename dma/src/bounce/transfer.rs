@@ -9,7 +9,7 @@ use dmabench_platform::{CpuMemory, Granule, Iova, MemoryError, PhysAddr, SlotGua
 
 use super::{
     BounceDomain, BounceError, BouncePolicy,
-    layout::{Layout, Part, layout, parts},
+    layout::{Layout, Part, Way, layout, parts},
 };
 use crate::{
     CacheOps, Device, Direction, DmaSegment, MapError, Mapping, NotUnmapped, NotUnmappedReason,
@@ -72,8 +72,8 @@ impl<L> Bounced<L> {
     }
 
     /// The I/O pages of the list: the first address and the length, whole
-    /// granules. With [`BouncePolicy::Everything`] the device can reach more,
-    /// the whole [window](BounceDomain::window).
+    /// granules. Where there is a [window](BounceDomain::window) the device can
+    /// reach that, too.
     pub fn mapped_range(&self) -> (Iova, u64) {
         (self.first, self.layout.range_bytes)
     }
@@ -149,6 +149,18 @@ where
             .into());
         };
         let layout = self.check(device, segments)?;
+        if layout.slot_bytes == 0 {
+            let (token, first) = self.begin_whole(device, segments, out, &layout, direction)?;
+            return Ok(Bounced {
+                token,
+                addr: out[0].addr,
+                first,
+                list,
+                layout,
+                device: *device,
+                direction,
+            });
+        }
         let (token, first) = self.begin(device, segments, &layout, direction)?;
         for (out, placed) in out.iter_mut().zip(places(device, segments, F::GRANULE)) {
             // Checked above: the layout is this one.
@@ -167,6 +179,35 @@ where
             device: *device,
             direction,
         })
+    }
+
+    /// A list of whole granules in place: as the domain maps any list.
+    fn begin_whole(
+        &self,
+        device: &Device,
+        segments: &[Segment],
+        out: &mut [DmaSegment],
+        layout: &Layout,
+        direction: Direction,
+    ) -> Result<(Token, Iova), BounceError> {
+        let hooks = Hooks::of(&self.caches, device, direction);
+        for segment in segments {
+            hooks.for_device(*segment);
+        }
+        let mapping = self.domain.map_sg(device, segments, out, direction)?;
+        let first = Iova(mapping.addr().0 & !F::GRANULE.mask());
+        let token = Token {
+            held: Held::Mapped(mapping),
+            slots: None,
+            tag: self.domain.tag,
+            counted: false,
+        };
+        // The section was there a moment ago; a figure is not worth a mapping.
+        let _ = self.in_section(|slot| {
+            self.tally.add(slot, layout);
+            Ok(())
+        });
+        Ok((token, first))
     }
 
     fn check(&self, device: &Device, segments: &[Segment]) -> Result<Layout, BounceError> {
@@ -201,25 +242,26 @@ where
         layout: &Layout,
         direction: Direction,
     ) -> Result<(Token, Iova), BounceError> {
-        let everything = self.config.policy == BouncePolicy::Everything;
+        let copied = layout.way == Way::Copied;
         let mut token = Token {
             held: Held::Gone,
             slots: None,
             tag: self.domain.tag,
-            counted: everything,
+            counted: copied,
         };
         if layout.slot_bytes != 0 {
             let slots = self.in_section(|slot| {
                 let slots = self.pool.alloc(slot, layout.slot_bytes)?;
-                if everything {
+                if copied {
                     self.domain.count_mapped(slot);
+                    self.tally.add(slot, layout);
                 }
                 Ok(slots)
             })?;
             token.slots = Some(slots);
         }
         let at = token.slots.as_ref().map(|slots| self.pool.phys(slots));
-        let parts = || parts(self.config.policy, device, segments, F::GRANULE);
+        let parts = || parts(layout.way, device, segments, F::GRANULE);
         // Outside of every section: it may take long.
         let ready = self.fill(parts(), at, layout.slot_bytes, direction);
         let hooks = Hooks::of(&self.caches, device, direction);
@@ -233,13 +275,16 @@ where
             hooks.for_device(part.buffer);
         }
         let mapped = ready.map_err(BounceError::Memory).and_then(|()| {
-            if everything {
+            if copied {
                 // The device reaches it already.
                 return Ok(token.slots.as_ref().map_or(Iova(0), IovaRange::iova));
             }
             let pieces = pieces(parts(), at.unwrap_or(PhysAddr(0)), F::GRANULE);
             let mapping = self.in_section(|slot| {
-                self.map_pieces(slot, device, pieces, layout.range_bytes, direction)
+                let mapped =
+                    self.map_pieces(slot, device, pieces, layout.range_bytes, direction)?;
+                self.tally.add(slot, layout);
+                Ok(mapped)
             })?;
             let first = mapping.addr();
             token.held = Held::Mapped(mapping);
@@ -337,7 +382,7 @@ where
             return Err(NotUnmappedReason::ListChanged);
         }
         // First the device, then the copy, so that it is of what the caller will
-        // see. (Everything: the device keeps the slot, and the copy is made
+        // see. (Where all is copied the device keeps the slot, and the copy is made
         // once.)
         self.domain.unmap_held(&mut mapping.token.held, When::Now)?;
         let copied = self
@@ -423,8 +468,8 @@ where
         if !ptr::eq(mapping.token.tag, self.domain.tag) {
             return Err(SyncError::OtherDomain);
         }
-        let everything = self.config.policy == BouncePolicy::Everything;
-        if !everything && mapping.token.held.mapping().is_none() {
+        let in_place = mapping.layout.way == Way::InPlace;
+        if in_place && mapping.token.held.mapping().is_none() {
             return Err(SyncError::NotMapped);
         }
         in_range(offset_bytes, len_bytes, mapping.layout.len_bytes)?;
@@ -443,7 +488,8 @@ where
         offset_bytes: u64,
         len_bytes: u64,
     ) -> Result<(), MemoryError> {
-        if !mapping.direction.device_writes() {
+        let nothing_copied = mapping.layout.slot_bytes == 0;
+        if !mapping.direction.device_writes() || nothing_copied && mapping.device.is_coherent() {
             return Ok(());
         }
         let hooks = Hooks::of(&self.caches, &mapping.device, mapping.direction);
@@ -472,7 +518,7 @@ where
         let slots = slots.map_or(PhysAddr(0), |slots| self.pool.phys(slots));
         let end = offset_bytes + len_bytes;
         let mut at = 0;
-        parts(self.config.policy, &mapping.device, segments, F::GRANULE).filter_map(move |part| {
+        parts(mapping.layout.way, &mapping.device, segments, F::GRANULE).filter_map(move |part| {
             let (first, after) = (at, at + part.buffer.len_bytes);
             at = after;
             let (from, to) = (first.max(offset_bytes), after.min(end));

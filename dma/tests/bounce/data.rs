@@ -6,7 +6,7 @@ use crate::*;
 
 #[test]
 fn u1_the_device_sees_the_buffer_and_zeros_around_it() {
-    for policy in [Partial, Everything] {
+    for policy in POLICIES {
         let world = world(policy);
         world.soil_pool();
         // Three granules of secrets; the buffer lies inside.
@@ -24,7 +24,7 @@ fn u1_the_device_sees_the_buffer_and_zeros_around_it() {
         assert!(seen[0x200..0x1b00].iter().all(|byte| *byte == 0x11));
         assert!(seen[0x1b00..].iter().all(|byte| *byte == 0));
         world.bounce.unmap(mapping).unwrap();
-        if policy == Partial {
+        if matches!(policy, Partial | NONE_SMALL) {
             assert_eq!(world.device_read(first, 1), None, "S1");
         }
         world.finish();
@@ -33,7 +33,7 @@ fn u1_the_device_sees_the_buffer_and_zeros_around_it() {
 
 #[test]
 fn u1_what_the_device_writes_arrives_and_nothing_else_does() {
-    for policy in [Partial, Everything] {
+    for policy in POLICIES {
         let world = world(policy);
         world.memory.write(0x10_0000, &[0xee; 0x3000]);
         // An earlier request leaves its data behind.
@@ -54,8 +54,8 @@ fn u1_what_the_device_writes_arrives_and_nothing_else_does() {
         assert!(around[0x200..0x300].iter().all(|byte| *byte == 0x22));
         // Whole granules in between are mapped in place by `Partial`.
         let rest = match policy {
-            Everything => &around[0x300..0x1b00],
-            Partial => &around[0x300..0x1000],
+            Everything | SMALL => &around[0x300..0x1b00],
+            _ => &around[0x300..0x1000],
         };
         assert!(rest.iter().all(|byte| *byte == 0), "neither old data");
         assert!(around[0x1b00..].iter().all(|byte| *byte == 0xee));
@@ -167,7 +167,7 @@ fn caches_are_told_what_the_device_does_not_see() {
 
 #[test]
 fn syncs_copy_what_was_asked_for() {
-    for policy in [Everything, Partial] {
+    for policy in POLICIES {
         let world = world(policy);
         let mapping = world
             .bounce
@@ -215,10 +215,9 @@ proptest! {
     #[test]
     fn u1_data_goes_both_ways_and_stays_inside(
         list in lists(),
-        everything in any::<bool>(),
+        policy in prop::sample::select(&POLICIES[..]),
         boundary in prop::option::of(13_u32..16),
     ) {
-        let policy = if everything { Everything } else { Partial };
         let world = world(policy);
         world.soil_pool();
         let mut device = Device::new();
@@ -271,7 +270,7 @@ proptest! {
 /// whole afterwards.
 #[test]
 fn a3_slots_of_threads_do_not_overlap() {
-    for policy in [Everything, Partial] {
+    for policy in POLICIES {
         let world = world(policy);
         std::thread::scope(|scope| {
             for thread in 1..=8_u64 {

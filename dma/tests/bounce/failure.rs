@@ -29,7 +29,7 @@ fn s2_an_unmap_that_is_not_complete_keeps_slots_and_copies_nothing() {
 
 #[test]
 fn a_copy_that_fails_undoes_the_map_and_holds_up_the_unmap() {
-    for policy in [Everything, Partial] {
+    for policy in POLICIES {
         let world = world(policy);
         // Every call fails in turn, until one map needs no more.
         let mapping = (0..)

@@ -6,6 +6,7 @@ mod bad_input;
 mod common;
 mod data;
 mod failure;
+mod small;
 
 use common::{
     host::{Caches, Call, Paper},
@@ -18,7 +19,13 @@ use dmabench_dma::{
 use dmabench_pgtable::format::S1K4;
 use dmabench_platform::*;
 
-use BouncePolicy::{Everything, Partial};
+use BouncePolicy::{Everything, Partial, Small};
+
+/// Copies what fills no granule.
+const SMALL: BouncePolicy = Small { below_bytes: PAGE };
+/// Copies nothing but heads and tails, with a pool that is mapped all the same.
+const NONE_SMALL: BouncePolicy = Small { below_bytes: 0 };
+const POLICIES: [BouncePolicy; 4] = [Partial, Everything, SMALL, NONE_SMALL];
 
 type TestBounce = BounceDomain<Hostile, ThreadSlots, S1K4, Quarantine, Paper, Caches>;
 
@@ -71,7 +78,7 @@ impl World {
         assert_eq!(stats.pool_bytes_held, 0);
         assert_eq!(stats.domain.leaked_mappings, 0);
         let window = match self.bounce.policy() {
-            Everything => POOL.len_bytes / PAGE,
+            Everything | Small { .. } => POOL.len_bytes / PAGE,
             Partial => 0,
         };
         assert_eq!(stats.domain.iova_pages_held, window);
