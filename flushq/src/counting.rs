@@ -9,8 +9,8 @@ use dmabench_platform::{
 };
 
 use crate::{
-    BackendError, CommandCount, JoinCost, Late, RangeCommands, Synced, Ticket, TlbBackend, TlbRange,
-    commands::is_one_command, commands_for,
+    BackendError, CommandCount, JoinCost, Late, RangeCommands, Synced, Ticket, TlbBackend,
+    TlbRange, commands::is_one_command, commands_for,
 };
 
 /// Counts what a [`TlbBackend`] was asked for. Nothing else happens: there is no

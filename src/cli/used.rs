@@ -26,7 +26,8 @@ impl Command {
     fn uses(&self) -> Vec<&'static str> {
         let (groups, single): (&[&[&str]], &[&str]) = match self {
             Command::Compare(_) | Command::Replay { .. } => {
-                (&[DOMAIN, WORKLOADS, TIMED], &["hdr_log", "json"])
+                let single = &["bounce_in_place_from", "hdr_log", "json"];
+                (&[DOMAIN, WORKLOADS, TIMED], single)
             }
             Command::List(_) => (&[WORKLOADS], &[]),
             Command::Scenario { .. } => (&[], &["seed", "quick"]),
@@ -43,7 +44,10 @@ impl Command {
                     "json",
                 ],
             ),
-            Command::Sweep(_) => (&[DOMAIN, WORKLOADS, TIMED], &["json"]),
+            Command::Sweep(_) => (
+                &[DOMAIN, WORKLOADS, TIMED],
+                &["bounce_in_place_from", "json"],
+            ),
             Command::Breakdown(_) => (
                 &[TIMED],
                 &[

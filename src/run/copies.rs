@@ -197,12 +197,7 @@ impl<B: TlbBackend, M: TableMemory, H: CpuMemory> Copies<B, M, H> {
 
     /// Where the device gets at the request's addresses: to the pool, or to pages
     /// that its buffer fills where the policy maps those.
-    fn check(
-        &self,
-        device: u16,
-        segments: &[Segment],
-        out: &[DmaSegment],
-    ) -> Result<(), RunError> {
+    fn check(&self, device: u16, segments: &[Segment], out: &[DmaSegment]) -> Result<(), RunError> {
         let device = usize::from(device);
         let (domain, pool) = (&self.domains[device], self.pools[device]);
         let may_be_in_place = self.policy != BouncePolicy::Everything;
@@ -506,7 +501,10 @@ mod tests {
         // Pages that are in place and not all the buffer's are noticed, and any that
         // are in place where all is copied.
         let policies = [BouncePolicy::Partial, BouncePolicy::Everything];
-        for (policy, of_buffer) in policies.into_iter().zip([GRANULE.bytes() / 2, GRANULE.bytes()]) {
+        for (policy, of_buffer) in policies
+            .into_iter()
+            .zip([GRANULE.bytes() / 2, GRANULE.bytes()])
+        {
             let (mut ground, _lab) =
                 simulated_with(&workload, &plan, BouncePolicy::Partial).unwrap();
             let request = &workload.requests()[0];

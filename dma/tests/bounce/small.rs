@@ -12,11 +12,15 @@ fn small_lists_are_copied_and_large_ones_lose_their_mapping() {
     let device = Device::new();
     let map = |list: &[Segment], direction| {
         let mut out = vec![DmaSegment::EMPTY; list.len()];
-        let mapped = world.bounce.map_sg(&device, list.to_vec(), &mut out, direction);
+        let mapped = world
+            .bounce
+            .map_sg(&device, list.to_vec(), &mut out, direction);
         mapped.unwrap()
     };
     // Two whole granules; and 24 pieces of half a kilobyte, none of which fills one.
-    let pieces: Vec<Segment> = (0..24).map(|n| segment(0x30_0000 + n * PAGE, 512)).collect();
+    let pieces: Vec<Segment> = (0..24)
+        .map(|n| segment(0x30_0000 + n * PAGE, 512))
+        .collect();
     for list in [&[segment(0x20_0000, 2 * PAGE)][..], &pieces] {
         let mapping = map(list, Direction::ToDevice);
         assert_eq!(mapping.slot_bytes(), mapping.mapped_range().1);
@@ -48,7 +52,10 @@ fn small_lists_are_copied_and_large_ones_lose_their_mapping() {
     let counts = world.bounce.stats().counts;
     assert_eq!((counts.copied_lists, counts.in_place_lists), (2, 1));
     let copied = 2 * PAGE + 24 * 512 + PAGE;
-    assert_eq!((counts.slot_bytes, counts.in_place_bytes), (copied, 3 * PAGE));
+    assert_eq!(
+        (counts.slot_bytes, counts.in_place_bytes),
+        (copied, 3 * PAGE)
+    );
     world.finish();
 }
 

@@ -68,11 +68,7 @@ impl<P> Gather<P> {
     /// # Errors
     ///
     /// If there is no memory for them.
-    pub fn with_room(
-        granule: Granule,
-        payload: P,
-        ranges: usize,
-    ) -> Result<Self, TryReserveError> {
+    pub fn with_room(granule: Granule, payload: P, ranges: usize) -> Result<Self, TryReserveError> {
         let ranges = Ranges::with_room(ranges)?;
         Ok(Gather {
             ranges,

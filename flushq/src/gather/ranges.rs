@@ -278,5 +278,7 @@ fn gap_bytes(one: &TlbRange, other: &TlbRange) -> u64 {
     } else {
         (other, one)
     };
-    high.iova.0.saturating_sub(low.last_byte().0.saturating_add(1))
+    high.iova
+        .0
+        .saturating_sub(low.last_byte().0.saturating_add(1))
 }

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::{Gather, PagesRange, ranges::Ranges};
 use crate::{
-    BackendError, CostModel, CountingBackend, HardwareCosts, JoinCost, Late, RangeCommands, Synced, Ticket, TlbBackend, TlbRange,
+    BackendError, CostModel, CountingBackend, HardwareCosts, JoinCost, Late, RangeCommands, Synced,
+    Ticket, TlbBackend, TlbRange,
 };
 
 const PAGES: Level = Level::LAST;
@@ -199,7 +200,10 @@ fn the_cost_decides_when_many_ranges_become_one_and_not_their_number() {
     for in_use in [0, 1, 3, 20, 1000, u64::MAX] {
         for count in 1..=64 {
             let (cost, four) = (time(in_use, 64, count), time(in_use, 0, count));
-            assert!(cost <= four, "{count} ranges, {in_use} in use: {cost}, {four}");
+            assert!(
+                cost <= four,
+                "{count} ranges, {in_use} in use: {cost}, {four}"
+            );
             better += u64::from(cost < four);
         }
     }
@@ -250,7 +254,11 @@ fn without_range_commands_a_gap_costs_commands_and_many_pages_are_the_context() 
 fn what_is_unused_between_two_ranges_is_covered_for_nothing() {
     // Three pages of every four, and nobody has the fourth: 31 pages.
     use RangeCommands::{Absent, Supported};
-    let cases = [(true, Supported, 1), (false, Supported, 8), (true, Absent, 24)];
+    let cases = [
+        (true, Supported, 1),
+        (false, Supported, 8),
+        (true, Absent, 24),
+    ];
     for (unused, range_commands, commands) in cases {
         let slots = Slots::new(1, Fences::Symmetric).unwrap();
         let backend = CountingBackend::with_range_commands(&slots, range_commands);
@@ -424,14 +432,14 @@ fn costs() -> impl Strategy<Value = JoinCost> {
         false => RangeCommands::Absent,
     });
     let figures = (0_u64..2000, 0_u64..600, 0_u64..1 << 20);
-    (commands, figures).prop_map(|(range_commands, (command_ns, refill_ns, in_use_granules))| {
-        JoinCost {
+    (commands, figures).prop_map(
+        |(range_commands, (command_ns, refill_ns, in_use_granules))| JoinCost {
             range_commands,
             command_ns,
             refill_ns,
             in_use_granules,
-        }
-    })
+        },
+    )
 }
 
 proptest! {
