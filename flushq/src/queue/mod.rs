@@ -57,7 +57,7 @@
 //! * *The addresses that a flush gives back* were more than the depots of the
 //!   allocator had room for: all but 3000 of them went to the index, one by one,
 //!   and came from there. A domain now tells the allocator how many a flush can
-//!   give back ([`IovaConfig::burst`](dmabench_iova::IovaConfig::burst)). Until
+//!   give back (`IovaConfig::burst`). Until
 //!   then 32768 entries cost 2.6 times what 256 did.
 //!
 //! # Time
