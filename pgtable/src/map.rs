@@ -6,74 +6,9 @@ use dmabench_platform::{Iova, PhysAddr, SlotGuard, sync::atomic::Ordering};
 use crate::{
     Format, MapError, PageTable, Prot, TableMemory,
     format::{FROZEN, VALID},
+    span::{Part, Span},
     table::Table,
 };
-
-/// Part of a range that lies in one table.
-#[derive(Clone, Copy)]
-pub(crate) struct Span {
-    /// Offset of the first byte from the start of the input space.
-    pub(crate) off: u64,
-    /// Offset of the last byte.
-    pub(crate) last: u64,
-    /// Where the first byte goes.
-    pub(crate) pa: u64,
-}
-
-/// Entries of one last-level table.
-pub(crate) struct Part {
-    pub(crate) table: Table,
-    pub(crate) first: usize,
-    pub(crate) count: usize,
-}
-
-impl Span {
-    /// What of the span lies in the entry that begins at `entry_off` and spans
-    /// `1 << shift`.
-    #[inline]
-    fn within(&self, entry_off: u64, shift: u32) -> Span {
-        let off = self.off.max(entry_off);
-        Span {
-            off,
-            last: self.last.min(entry_off + ((1 << shift) - 1)),
-            pa: self.pa + (off - self.off),
-        }
-    }
-
-    /// Whether no aligned `1 << shift` bytes of input space lie in the span
-    /// whole.
-    #[inline]
-    pub(crate) fn has_no_whole(&self, shift: u32) -> bool {
-        let inside = (1 << shift) - 1;
-        let first_whole = (self.off + inside) >> shift;
-        let end_of_whole = self.last.wrapping_add(1) >> shift;
-        first_whole >= end_of_whole
-    }
-
-    /// Calls `f` with the parts of the span that lie in the aligned
-    /// `1 << shift` bytes each, until it says no.
-    #[inline(always)]
-    pub(crate) fn each(&self, shift: u32, mut f: impl FnMut(Span) -> bool) -> bool {
-        let mut off = self.off;
-        loop {
-            let last = self.last.min(off | ((1 << shift) - 1));
-            let pa = self.pa + (off - self.off);
-            if !f(Span { off, last, pa }) {
-                return false;
-            }
-            if last == self.last {
-                return true;
-            }
-            off = last + 1;
-        }
-    }
-
-    /// Whether one leaf of `1 << shift` bytes is exactly this span.
-    #[inline]
-    fn is_one_leaf(&self, shift: u32) -> bool {
-        self.last - self.off == (1 << shift) - 1 && self.pa & ((1 << shift) - 1) == 0
-    }
-}
 
 impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// Maps `len_bytes` from `iova` on to `paddr` on, with the largest pages
@@ -422,7 +357,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// Whether an entry above the last level is a leaf, or one that is being
     /// split.
     #[inline(always)]
-    fn is_taken(descriptor: u64, shift: u32) -> bool {
+    pub(crate) fn is_taken(descriptor: u64, shift: u32) -> bool {
         let splitting = descriptor != 0 && descriptor & (VALID | FROZEN) == 0;
         Self::is_leaf(descriptor, shift) || splitting
     }
@@ -567,66 +502,8 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         }
     }
 
-    /// Any range, any page sizes.
     #[cold]
-    #[inline(never)]
-    fn map_any(&self, span: Span, attrs: u64, sizes: u64) -> Result<(), MapError> {
-        self.prepare(self.root, self.top_shift, span, sizes)?;
-        let result = self.write(self.root, self.top_shift, span, attrs, sizes);
-        self.pool.memory.publish();
-        result
-    }
-
-    /// Whether `sizes` allows leaves of `1 << shift`, alone or in runs.
-    #[inline]
-    fn leaf_allowed(shift: u32, sizes: u64) -> bool {
-        let run = F::contiguous_lg2(Self::level_of(shift));
-        sizes & (1 << shift | 1 << (shift + run)) != 0
-    }
-
-    /// Pass one: nothing is mapped in the span, and every table that pass two
-    /// needs is there.
-    ///
-    /// `table` has entries of `1 << shift`, and the span lies in it; the caller
-    /// is in a section.
-    pub(crate) fn prepare(
-        &self,
-        table: Table,
-        shift: u32,
-        span: Span,
-        sizes: u64,
-    ) -> Result<(), MapError> {
-        let first = self.index(span.off, shift);
-        let count = self.index(span.last, shift) - first + 1;
-        if shift == F::PAGE_LG2 {
-            // SAFETY: both ends are in bounds of the table.
-            if unsafe { self.lanes.all_zero(table, first, count) } {
-                return Ok(());
-            }
-            return Err(self.first_in_the_way(table, span));
-        }
-        let entry_off = span.off & !((1 << shift) - 1);
-        let leaves = Self::leaf_allowed(shift, sizes);
-        for i in 0..count {
-            let part = span.within(entry_off + ((i as u64) << shift), shift);
-            // SAFETY: in bounds, in a section.
-            let descriptor = unsafe { self.entry(table, first + i) }.load(Ordering::Acquire);
-            if descriptor == 0 && leaves && part.is_one_leaf(shift) {
-                continue;
-            }
-            if Self::is_taken(descriptor, shift) {
-                return Err(MapError::Exists {
-                    iova: self.iova(part.off),
-                });
-            }
-            let child = self.child_for_map(table, first + i, descriptor, part.off)?;
-            self.prepare(child, shift - F::INDEX_BITS, part, sizes)?;
-        }
-        Ok(())
-    }
-
-    #[cold]
-    fn first_in_the_way(&self, table: Table, span: Span) -> MapError {
+    pub(crate) fn first_in_the_way(&self, table: Table, span: Span) -> MapError {
         let mut off = span.off;
         while off < span.last {
             // SAFETY: in bounds, in a section of the caller.
@@ -645,55 +522,5 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     #[inline(always)]
     pub(crate) fn iova(&self, off: u64) -> Iova {
         Iova(self.base + off)
-    }
-
-    /// Pass two: the leaves. Decides as pass one did, because the entries are as
-    /// pass one left them.
-    pub(crate) fn write(
-        &self,
-        table: Table,
-        shift: u32,
-        span: Span,
-        attrs: u64,
-        sizes: u64,
-    ) -> Result<(), MapError> {
-        let first = self.index(span.off, shift);
-        let count = self.index(span.last, shift) - first + 1;
-        if shift == F::PAGE_LG2 {
-            // SAFETY: both ends are in bounds of the table.
-            unsafe { self.write_run(table, shift, first, count, span.pa, attrs, sizes) };
-            return Ok(());
-        }
-        let entry_off = span.off & !((1 << shift) - 1);
-        let leaves = Self::leaf_allowed(shift, sizes);
-        // Neighbouring blocks are written as one run.
-        let mut run: Option<(usize, usize, u64)> = None;
-        for i in 0..count {
-            let part = span.within(entry_off + ((i as u64) << shift), shift);
-            // SAFETY: in bounds, in a section.
-            let descriptor = unsafe { self.entry(table, first + i) }.load(Ordering::Acquire);
-            if descriptor == 0 && leaves && part.is_one_leaf(shift) {
-                let (_, length, _) = run.get_or_insert((first + i, 0, part.pa));
-                *length += 1;
-                continue;
-            }
-            if let Some((start, length, pa)) = run.take() {
-                // SAFETY: these entries are in the table.
-                unsafe { self.write_run(table, shift, start, length, pa, attrs, sizes) };
-            }
-            if !Self::is_table(descriptor) {
-                return Err(MapError::Conflict {
-                    iova: self.iova(part.off),
-                });
-            }
-            // SAFETY: a valid table descriptor, read in the section.
-            let child = unsafe { self.child(descriptor) };
-            self.write(child, shift - F::INDEX_BITS, part, attrs, sizes)?;
-        }
-        if let Some((start, length, pa)) = run {
-            // SAFETY: these entries are in the table.
-            unsafe { self.write_run(table, shift, start, length, pa, attrs, sizes) };
-        }
-        Ok(())
     }
 }

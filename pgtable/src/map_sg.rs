@@ -3,7 +3,7 @@
 
 use dmabench_platform::{Iova, PhysAddr, SlotGuard, sync::atomic::Ordering};
 
-use crate::{Format, Level, MapError, PageTable, Prot, TableMemory, map::Span, table::Table};
+use crate::{Format, Level, MapError, PageTable, Prot, TableMemory, span::Span, table::Table};
 
 /// Calls `f` with the physically contiguous runs of `pieces`: neighbours that
 /// touch are one run.

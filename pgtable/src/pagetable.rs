@@ -1,4 +1,4 @@
-//! The page table: creation, the walk, registers, statistics, the end.
+//! The page table: creation, entries, registers, statistics, the end.
 
 use alloc::sync::Arc;
 use core::{fmt, marker::PhantomData};
@@ -12,7 +12,7 @@ use crate::{
     CreateError, DetachedTables, Format, Geometry, Level, Prot, Quirks, Registers, TableConfig,
     TableMemory, TableRef,
     bulk::Lanes,
-    format::{CLEANED, CONTIGUOUS, FROZEN, NS_TABLE, TABLE_OR_PAGE, VALID},
+    format::{CLEANED, FROZEN, NS_TABLE, TABLE_OR_PAGE, VALID},
     pool::{NoTable, Pool},
     table::Table,
 };
@@ -57,23 +57,6 @@ pub struct PageTable<F: Format, M: TableMemory> {
 
 // Not the checkers' atomics: a static outlives one run of a model.
 static NEXT_ID: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
-
-/// What an address translates to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Translation {
-    /// The output address of the very byte asked for.
-    pub paddr: PhysAddr,
-    /// Size of the page or block, in bytes; of the whole run where the
-    /// contiguous hint is set.
-    pub page_bytes: u64,
-    /// The level of the entry.
-    pub level: Level,
-    /// Whether the entry has the contiguous hint.
-    pub contiguous: bool,
-    /// What it allows.
-    pub prot: Prot,
-}
 
 /// Counts of table pages. Exact when no call is under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,14 +106,14 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         48
     };
     /// Its `ia_mask`.
-    const PLAIN_MASK: u64 = low_bits(Self::PLAIN_BITS);
+    pub(crate) const PLAIN_MASK: u64 = low_bits(Self::PLAIN_BITS);
     /// Its `top_shift`.
-    const PLAIN_TOP: u32 = {
+    pub(crate) const PLAIN_TOP: u32 = {
         let levels = (Self::PLAIN_BITS - F::PAGE_LG2).div_ceil(F::INDEX_BITS);
         F::PAGE_LG2 + (levels - 1) * F::INDEX_BITS
     };
     /// Its `table_want`.
-    const PLAIN_WANT: u64 = VALID | TABLE_OR_PAGE;
+    pub(crate) const PLAIN_WANT: u64 = VALID | TABLE_OR_PAGE;
 
     /// An empty table. Requests on it carry guards of `slots`.
     ///
@@ -301,100 +284,6 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         }
     }
 
-    /// The table for `off` whose entries span `1 << target`, and the index in
-    /// it, if every descriptor on the way is there and needs no attention.
-    ///
-    /// The caller holds a guard of `self.slots`, and `off` is at most `ia_mask`.
-    /// `PLAIN` only where the table [is](Self::is_plain).
-    #[inline(always)]
-    pub(crate) fn descend_as<const PLAIN: bool>(
-        &self,
-        off: u64,
-        target: u32,
-    ) -> Option<(Table, usize)> {
-        debug_assert!(!PLAIN || self.is_plain());
-        if PLAIN {
-            let in_service = |d| Self::without(d, Self::PLAIN_WANT);
-            return self.descend_from(Self::PLAIN_TOP, off, target, in_service);
-        }
-        let in_service = |d| Self::without(d, self.table_want);
-        if self.top_shift == Self::PLAIN_TOP {
-            self.descend_from(Self::PLAIN_TOP, off, target, in_service)
-        } else {
-            self.descend_from(self.top_shift, off, target, in_service)
-        }
-    }
-
-    /// [`descend_as`](Self::descend_as) in any table.
-    #[inline(always)]
-    pub(crate) fn descend(&self, off: u64, target: u32) -> Option<(Table, usize)> {
-        if self.is_plain() {
-            self.descend_as::<true>(off, target)
-        } else {
-            self.descend_as::<false>(off, target)
-        }
-    }
-
-    /// As [`descend`](Self::descend), for a range whose tables this section has
-    /// found or made: `reclaim` may look at them meanwhile, but not take them.
-    #[inline(always)]
-    pub(crate) fn descend_prepared(&self, off: u64, target: u32) -> Option<(Table, usize)> {
-        if self.is_plain() {
-            return self.descend_from(Self::PLAIN_TOP, off, target, Self::points_to_table);
-        }
-        self.descend_from(self.top_shift, off, target, Self::points_to_table)
-    }
-
-    /// The address in a table descriptor that has `want` besides it and nothing
-    /// else.
-    #[inline(always)]
-    fn without(descriptor: u64, want: u64) -> Option<u64> {
-        let wanted = descriptor & !F::TABLE_ADDRESS == want;
-        // The subtraction is part of the next access's address: a cycle less
-        // for each level than with a mask, or with the test on the difference.
-        let address = descriptor.wrapping_sub(want);
-        wanted.then_some(if F::ADDRESS_IN_PLACE {
-            address
-        } else {
-            F::decode_oa(address)
-        })
-    }
-
-    /// The address in any table descriptor that the walker uses.
-    #[inline(always)]
-    fn points_to_table(descriptor: u64) -> Option<u64> {
-        Self::is_table(descriptor).then_some(F::decode_oa(descriptor))
-    }
-
-    /// Follows descriptors for which `address` has an answer, from the root,
-    /// whose entries span `1 << top`, to the table whose entries span
-    /// `1 << target`. It has one for table descriptors alone: the address in them.
-    #[inline(always)]
-    fn descend_from(
-        &self,
-        top: u32,
-        off: u64,
-        target: u32,
-        address: impl Fn(u64) -> Option<u64>,
-    ) -> Option<(Table, usize)> {
-        let mut table = self.root;
-        let mut shift = top;
-        let mut index = (off >> shift) as usize;
-        while shift > target {
-            // SAFETY: the caller is in a section, and the index is in bounds:
-            // of the root because `off` is, of others by the mask.
-            let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
-            let phys = PhysAddr(address(descriptor)?);
-            // SAFETY: from a valid table descriptor, read in the section, which
-            // keeps the table; it was made by `install` from a table of this
-            // memory.
-            table = Table::new(unsafe { self.pool.memory.phys_to_ptr(phys) });
-            shift -= F::INDEX_BITS;
-            index = (off >> shift) as usize & (Self::ENTRIES - 1);
-        }
-        Some((table, index))
-    }
-
     /// Whether `descriptor`, in a table whose entries span `1 << shift`, is a
     /// leaf.
     #[inline(always)]
@@ -415,101 +304,6 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     #[inline(always)]
     pub(crate) fn guard_is_ours(&self, slot: &SlotGuard<'_>) -> bool {
         core::ptr::from_ref(slot.slots()).addr() == self.slots_address
-    }
-
-    /// What `iova` translates to, or `None` where nothing is mapped (or the
-    /// guard is of another slot table). Runs beside everything else.
-    #[inline(always)]
-    pub fn translate(&self, slot: &SlotGuard<'_>, iova: Iova) -> Option<Translation> {
-        if !self.is_plain_for(slot) {
-            return self.translate_other(slot, iova);
-        }
-        let off = iova.0;
-        if off > Self::PLAIN_MASK {
-            return None;
-        }
-        if let Some((table, index)) = self.descend_as::<true>(off, F::PAGE_LG2) {
-            // SAFETY: in a section of our slots; the index is in bounds by its mask.
-            let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
-            return Self::is_leaf(descriptor, F::PAGE_LG2)
-                .then(|| Self::translation(descriptor, F::PAGE_LG2, off));
-        }
-        self.translate_any(off)
-    }
-
-    /// In a table that is not [plain](Self::is_plain).
-    #[inline(never)]
-    fn translate_other(&self, slot: &SlotGuard<'_>, iova: Iova) -> Option<Translation> {
-        let off = iova.0.wrapping_sub(self.base);
-        if off > self.ia_mask || !self.guard_is_ours(slot) {
-            return None;
-        }
-        self.translate_any(off)
-    }
-
-    /// Any first level, any leaf.
-    ///
-    /// The caller holds a guard of `self.slots`, and `off` is at most `ia_mask`.
-    #[inline(never)]
-    fn translate_any(&self, off: u64) -> Option<Translation> {
-        let mut table = self.root;
-        let mut shift = self.top_shift;
-        let mut index = (off >> shift) as usize;
-        loop {
-            // SAFETY: in a section of our slots; the index is in bounds: of the
-            // root because `off` is, of others by the mask.
-            let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
-            if shift == F::PAGE_LG2 || !Self::is_table(descriptor) {
-                return Self::is_leaf(descriptor, shift)
-                    .then(|| Self::translation(descriptor, shift, off));
-            }
-            // SAFETY: a valid table descriptor, read in the section.
-            table = unsafe { self.child(descriptor) };
-            shift -= F::INDEX_BITS;
-            index = (off >> shift) as usize & (Self::ENTRIES - 1);
-        }
-    }
-
-    /// The output address of `iova` alone: what [`translate`](Self::translate)
-    /// says, without decoding the rest.
-    #[inline(always)]
-    pub fn translate_phys(&self, slot: &SlotGuard<'_>, iova: Iova) -> Option<PhysAddr> {
-        let off = iova.0;
-        if self.is_plain_for(slot)
-            && off <= Self::PLAIN_MASK
-            && let Some((table, index)) = self.descend_as::<true>(off, F::PAGE_LG2)
-        {
-            // SAFETY: in a section of our slots; the index is in bounds by its mask.
-            let descriptor = unsafe { self.entry(table, index) }.load(Ordering::Acquire);
-            let leaf = Self::is_leaf(descriptor, F::PAGE_LG2);
-            let paddr = F::decode_oa(descriptor) | off & Self::PAGE_MASK;
-            return leaf.then_some(PhysAddr(paddr));
-        }
-        self.translate_phys_other(slot, iova)
-    }
-
-    #[inline(never)]
-    fn translate_phys_other(&self, slot: &SlotGuard<'_>, iova: Iova) -> Option<PhysAddr> {
-        self.translate_other(slot, iova).map(|found| found.paddr)
-    }
-
-    #[inline(always)]
-    pub(crate) fn translation(descriptor: u64, shift: u32, off: u64) -> Translation {
-        let level = Self::level_of(shift);
-        let contiguous = descriptor & CONTIGUOUS != 0;
-        let run_lg2 = if contiguous {
-            F::contiguous_lg2(level)
-        } else {
-            0
-        };
-        let inside = (1 << shift) - 1;
-        Translation {
-            paddr: PhysAddr(F::decode_oa(descriptor) & !inside | off & inside),
-            page_bytes: 1 << (shift + run_lg2),
-            level,
-            contiguous,
-            prot: F::prot(descriptor),
-        }
     }
 
     /// What the walker must be told.

@@ -6,7 +6,7 @@ use dmabench_platform::{Iova, PhysAddr, SlotGuard, sync::atomic::Ordering};
 use crate::{
     DetachedTable, Format, PageTable, TableMemory, UnmapError, UnmapSink,
     format::{CONTIGUOUS, TABLE_OR_PAGE, VALID},
-    map::Span,
+    span::Span,
     table::Table,
 };
 
