@@ -150,22 +150,10 @@ impl core::error::Error for BatchTooLarge {}
 impl<B: TlbBackend, S: SlotSource, F: Format, M: TableMemory> Domain<B, S, F, M> {
     /// An empty batch for up to `capacity` mappings of this domain.
     ///
-    /// # Panics
-    ///
-    /// If there is no memory for it: [`try_batch`](Self::try_batch) returns.
-    pub fn batch(&self, capacity: usize) -> Batch {
-        match self.try_batch(capacity) {
-            Ok(batch) => batch,
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    /// As [`batch`](Self::batch), for a capacity that is not one's own choice.
-    ///
     /// # Errors
     ///
-    /// [`BatchTooLarge`]; nothing was allocated.
-    pub fn try_batch(&self, capacity: usize) -> Result<Batch, BatchTooLarge> {
+    /// [`BatchTooLarge`] if there is no memory for it; nothing was allocated.
+    pub fn batch(&self, capacity: usize) -> Result<Batch, BatchTooLarge> {
         let too_large = |_| BatchTooLarge { capacity };
         let (mut mappings, mut ranges) = (Vec::new(), Vec::new());
         mappings.try_reserve_exact(capacity).map_err(too_large)?;

@@ -49,7 +49,7 @@ const STRICT: [Mode; 4] = [
 fn s1_a_batch_is_unreachable_when_its_unmap_returns() {
     for mode in STRICT {
         let domain = domain(mode);
-        let mut batch = domain.batch(8);
+        let mut batch = domain.batch(8).unwrap();
         for round in 0..3 {
             let mut all = Vec::new();
             // Pages, contiguous runs, blocks with their table, in no order.
@@ -86,7 +86,7 @@ fn s1_a_batch_is_unreachable_when_its_unmap_returns() {
 fn s1_a_batch_that_was_not_invalidated_is_seen() {
     for fault in [Fault::Skip, Fault::Short] {
         let domain = domain(Mode::StrictBatched);
-        let mut batch = domain.batch(4);
+        let mut batch = domain.batch(4).unwrap();
         let mut all = Vec::new();
         for number in 0..4 {
             let mapping = map(&domain, 2, number << 32);
@@ -105,7 +105,7 @@ fn what_is_mapped_in_a_window_is_one_range_and_comes_back_whole() {
         let config = DomainConfig::new(Mode::StrictBatched).low32_first(low32_first);
         let domain = domain_with(config);
         let device = Device::new();
-        let mut batch = domain.batch(16);
+        let mut batch = domain.batch(16).unwrap();
         for (round, pages) in [1_u64, 3, 16, 128].into_iter().cycle().take(12).enumerate() {
             let held = pages.next_power_of_two() * 16 * PAGE;
             let mut window = domain.open_window(&device, held).unwrap();
@@ -157,7 +157,7 @@ fn what_a_batch_invalidates_beside_its_own_is_by_cost_and_counted() {
         domain.backend().join_by(cost);
         let device = Device::new();
         let mut window = domain.open_window(&device, 32 * PAGE).unwrap();
-        let mut batch = domain.batch(16);
+        let mut batch = domain.batch(16).unwrap();
         let (mut gone, mut stay) = (Vec::new(), Vec::new());
         for number in 0..32_u64 {
             let mapping = map_in(&domain, &mut window, 1, number << 32);
@@ -186,7 +186,7 @@ fn a1_windows_under_completions_in_any_order() {
     let config = DomainConfig::new(Mode::StrictBatched).aperture(Iova(0x1000), Iova(0x7_ffff));
     let domain = domain_with(config);
     let device = Device::new();
-    let mut batch = domain.batch(8);
+    let mut batch = domain.batch(8).unwrap();
     let mut flying: Vec<(Mapping, u64)> = Vec::new();
     let mut seed = 1_u64;
     for round in 0..300_u64 {
@@ -230,7 +230,7 @@ fn a1_windows_under_completions_in_any_order() {
 fn a11_a_batch_that_cannot_be_invalidated_keeps_all_and_is_retried() {
     for fault in [Fault::Refuse, Fault::RefuseSync, Fault::Late] {
         let domain = domain(Mode::StrictBatched);
-        let mut batch = domain.batch(3);
+        let mut batch = domain.batch(3).unwrap();
         let mut all = Vec::new();
         for number in 0..2 {
             let mapping = map(&domain, 2, number << 32);
@@ -265,7 +265,7 @@ fn a11_a_batch_that_cannot_be_invalidated_keeps_all_and_is_retried() {
 fn batches_in_other_modes_unmap_on_their_terms() {
     for mode in [Mode::lazy(), Mode::lazy_single(), Mode::Passthrough] {
         let domain = domain(mode);
-        let mut batch = domain.batch(20);
+        let mut batch = domain.batch(20).unwrap();
         for number in 0..20 {
             batch.push(map(&domain, 1, number << 32)).unwrap();
         }
@@ -280,7 +280,7 @@ fn batches_in_other_modes_unmap_on_their_terms() {
 #[test]
 fn bad_input_batches_and_windows_of_another_domain() {
     let (one, other) = (domain(Mode::StrictBatched), domain(Mode::StrictBatched));
-    let mut batch = one.batch(4);
+    let mut batch = one.batch(4).unwrap();
     let foreign = batch.push(map(&other, 1, 0)).unwrap_err();
     batch.push(map(&one, 1, 0)).unwrap();
     let error = other.unmap_batch(&mut batch).unwrap_err();
@@ -326,7 +326,7 @@ fn a_window_beyond_a_devices_reach_is_not_used_for_it() {
 #[test]
 fn a11_a_dropped_batch_leaks_and_is_counted() {
     let domain = domain(Mode::StrictBatched);
-    let mut batch = domain.batch(2);
+    let mut batch = domain.batch(2).unwrap();
     batch.push(map(&domain, 1, 0)).unwrap();
     domain.backend().inject(Fault::Late);
     assert!(domain.unmap_batch(&mut batch).is_err());

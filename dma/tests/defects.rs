@@ -249,7 +249,7 @@ fn large_granules(slots: &Arc<Slots>) -> Domain<Granules, ThreadSlots, S1K64, He
 fn bad_input_49_what_outlives_its_domain_serves_no_other() {
     let slots = Arc::new(Slots::new(8, Fences::detect()).unwrap());
     let small = domain(Mode::StrictBatched);
-    let mut batch = small.batch(4);
+    let mut batch = small.batch(4).unwrap();
     let mut window = small.open_window(&Device::new(), 16 * PAGE).unwrap();
     drop(small);
     let mut all = Vec::new();
@@ -277,11 +277,11 @@ fn a_batch_of_more_than_memory_is_refused() {
     let domain = domain(Mode::StrictBatched);
     for capacity in [usize::MAX, usize::MAX / 2, isize::MAX as usize / 64] {
         assert_eq!(
-            domain.try_batch(capacity).unwrap_err(),
+            domain.batch(capacity).unwrap_err(),
             BatchTooLarge { capacity }
         );
     }
-    assert_eq!(domain.try_batch(3).unwrap().capacity(), 3);
+    assert_eq!(domain.batch(3).unwrap().capacity(), 3);
 }
 
 /// One owner that unwinds does not cost the others their buffers.

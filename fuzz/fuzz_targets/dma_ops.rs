@@ -395,7 +395,7 @@ fuzz_target!(|data: &[u8]| {
         domain,
         items: Vec::new(),
     };
-    let mut batch: Batch = world.domain.batch(usize::from(bytes.next() % 8));
+    let mut batch: Batch = world.domain.batch(usize::from(bytes.next() % 8)).unwrap();
     let mut in_batch: Vec<Reached> = Vec::new();
     // Some of it was unmapped while the domain was lazy, before it failed.
     let mut begun_lazily = false;

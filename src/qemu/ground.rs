@@ -160,12 +160,15 @@ impl Ground {
     }
 
     /// A batch of the domain, where the mode has them.
-    pub(super) fn batch(&self, capacity: usize) -> Option<Batch> {
+    pub(super) fn batch(&self, capacity: usize) -> Result<Option<Batch>, Stop> {
         match self {
             Ground::Domain { domain, .. } if domain.mode() == Mode::StrictBatched => {
-                Some(domain.batch(capacity))
+                let batch = domain.batch(capacity);
+                batch
+                    .map(Some)
+                    .map_err(|error| Stop::Defect(error.to_string()))
             }
-            _ => None,
+            _ => Ok(None),
         }
     }
 

@@ -67,8 +67,8 @@ pub(super) fn run(
         out: vec![DmaSegment::EMPTY; workload.segments_max()],
         pending: lanes.iter().map(|_| None).collect(),
         batches: (lanes.iter())
-            .map(|lane| lane.ground.batch(room).map(|batch| (batch, Vec::new())))
-            .collect(),
+            .map(|lane| Ok(lane.ground.batch(room)?.map(|batch| (batch, Vec::new()))))
+            .collect::<Result<_, Stop>>()?,
         returned: Arc::default(),
         old: Vec::new(),
         now: TimeNs(0),

@@ -100,7 +100,9 @@ impl<B: TlbBackend, M: TableMemory> Batched<B, M> {
     pub(super) fn new(bed: Bed<B, M>, workload: &Workload) -> Self {
         let most = bed.domains.iter().map(Domain::window_max_bytes).min();
         let open = Open {
-            batches: bed.domains.iter().map(|d| d.batch(BATCH)).collect(),
+            batches: (bed.domains.iter())
+                .map(|domain| domain.batch(BATCH).expect("memory for a few entries"))
+                .collect(),
             device: 0,
             numbers: Vec::with_capacity(BATCH),
             window: None,
