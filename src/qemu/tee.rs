@@ -1,8 +1,10 @@
 //! A driver, with the counting backend beside it.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use dmabench_flushq::{BackendError, CountingBackend, Late, Synced, Ticket, TlbBackend, TlbRange};
+use dmabench_flushq::{
+    BackendError, CountingBackend, JoinCost, Late, Synced, Ticket, TlbBackend, TlbRange,
+};
 use dmabench_platform::{Iova, SlotGuard, Timeout};
 use dmabench_smmu::driver::SmmuContext;
 
@@ -29,21 +31,26 @@ unsafe impl<B: TlbBackend<Context = SmmuContext>> TlbBackend for Tee<B> {
         context: &SmmuContext,
         ranges: &[TlbRange],
     ) -> Result<(), BackendError> {
-        let elsewhere: Vec<TlbRange>;
-        let mut ranges = ranges;
-        if has(Flaw::Astray) {
-            let begin = |range: &TlbRange| TlbRange {
-                iova: Iova(0),
-                ..*range
-            };
-            elsewhere = ranges.iter().map(begin).collect();
-            ranges = &elsewhere;
-        }
+        let ranges = &*sent(ranges);
         self.counting.invalidate(slot.as_deref_mut(), &(), ranges)?;
         if has(Flaw::Miscount) {
             return Ok(());
         }
         self.driver.invalidate(slot, context, ranges)
+    }
+
+    fn invalidate_and_sync(
+        &self,
+        mut slot: Option<&mut SlotGuard<'_>>,
+        context: &SmmuContext,
+        ranges: &[TlbRange],
+    ) -> Result<Ticket, BackendError> {
+        let ranges = &*sent(ranges);
+        (self.counting).invalidate_and_sync(slot.as_deref_mut(), &(), ranges)?;
+        if has(Flaw::Miscount) {
+            return self.driver.sync_begin(slot);
+        }
+        self.driver.invalidate_and_sync(slot, context, ranges)
     }
 
     fn invalidate_all(
@@ -60,6 +67,10 @@ unsafe impl<B: TlbBackend<Context = SmmuContext>> TlbBackend for Tee<B> {
         self.driver.sync_begin(slot)
     }
 
+    fn join_cost(&self) -> JoinCost {
+        self.driver.join_cost()
+    }
+
     fn sync_wait(
         &self,
         slot: Option<&mut SlotGuard<'_>>,
@@ -68,4 +79,16 @@ unsafe impl<B: TlbBackend<Context = SmmuContext>> TlbBackend for Tee<B> {
     ) -> Result<Synced, Late> {
         self.driver.sync_wait(slot, ticket, timeout)
     }
+}
+
+/// The ranges that are invalidated: those asked for, but for a flaw.
+fn sent(ranges: &[TlbRange]) -> Cow<'_, [TlbRange]> {
+    if !has(Flaw::Astray) {
+        return Cow::Borrowed(ranges);
+    }
+    let begin = |range: &TlbRange| TlbRange {
+        iova: Iova(0),
+        ..*range
+    };
+    Cow::Owned(ranges.iter().map(begin).collect())
 }

@@ -306,6 +306,15 @@ impl<B> Watched<B> {
     }
 }
 
+impl<B> Watched<B> {
+    /// What the device may no longer use.
+    fn note(&self, context: &SmmuContext, ranges: &[TlbRange]) {
+        let whole = |range| commands_for(range, self.commands).by_context > 0;
+        let named = (!ranges.iter().any(whole)).then_some(ranges);
+        self.watch.invalidated(context, named);
+    }
+}
+
 // SAFETY: every promise is kept by `inner`, to which every call is passed on
 // unchanged and whose answers are returned. What the device does in between
 // only asks the SMMU for translations; it calls neither the domain nor a slot,
@@ -320,10 +329,19 @@ unsafe impl<B: TlbBackend<Context = SmmuContext>> TlbBackend for Watched<B> {
         context: &SmmuContext,
         ranges: &[TlbRange],
     ) -> Result<(), BackendError> {
-        let whole = |range| commands_for(range, self.commands).by_context > 0;
-        let named = (!ranges.iter().any(whole)).then_some(ranges);
-        self.watch.invalidated(context, named);
+        self.note(context, ranges);
         self.inner.invalidate(slot, context, ranges)
+    }
+
+    fn invalidate_and_sync(
+        &self,
+        slot: Option<&mut SlotGuard<'_>>,
+        context: &SmmuContext,
+        ranges: &[TlbRange],
+    ) -> Result<Ticket, BackendError> {
+        self.note(context, ranges);
+        self.watch.state().seen.syncs += 1;
+        self.inner.invalidate_and_sync(slot, context, ranges)
     }
 
     fn invalidate_all(
