@@ -2,55 +2,16 @@
 //! until a domain needs none further. What was asked for is then an error, and
 //! nothing has changed. (As Linux's `iommufd_fail_nth`.)
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-    sync::Arc,
-};
+#[path = "../../iova/tests/failing/mod.rs"]
+mod failing;
+
+use std::sync::Arc;
 
 use dmabench_dma::*;
 use dmabench_flushq::{CountingBackend, QueueConfig, QueueConfigError};
 use dmabench_pgtable::HeapTables;
 use dmabench_platform::{Fences, PhysAddr, Slots, SlotsError, ThreadSlots};
-
-struct Failing;
-
-thread_local! {
-    /// Allocations on this thread until one fails; none fails while negative.
-    static UNTIL_FAILURE: Cell<i64> = const { Cell::new(-1) };
-    static FAILED: Cell<bool> = const { Cell::new(false) };
-}
-
-// SAFETY: hands every call on to the system's allocator, or refuses it.
-unsafe impl GlobalAlloc for Failing {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let left = UNTIL_FAILURE.get();
-        UNTIL_FAILURE.set(left.saturating_sub(1).max(-1));
-        if left == 0 {
-            FAILED.set(true);
-            return core::ptr::null_mut();
-        }
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Failing = Failing;
-
-/// Runs `f` with the `nth` allocation failing; whether one did.
-fn failing_at<R>(nth: i64, f: impl FnOnce() -> R) -> (R, bool) {
-    FAILED.set(false);
-    UNTIL_FAILURE.set(nth);
-    let result = f();
-    UNTIL_FAILURE.set(-1);
-    (result, FAILED.get())
-}
+use failing::{UNTIL_FAILURE, failing_at};
 
 /// Calls `f` until no allocation fails: how many it makes. `f` says whether it
 /// succeeded.

@@ -2,53 +2,13 @@
 //! until a whole history needs none further. A failed call changes nothing, and
 //! freeing never needs memory. (As Linux's `iommufd_fail_nth`.)
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-    sync::Arc,
-};
+mod failing;
+
+use std::sync::Arc;
 
 use dmabench_iova::*;
 use dmabench_platform::{Fences, Granule, Iova, SlotGuard, Slots, TimeNs};
-
-struct Failing;
-
-thread_local! {
-    /// Allocations on this thread until one fails; none fails while negative.
-    static UNTIL_FAILURE: Cell<i64> = const { Cell::new(-1) };
-    static FAILED: Cell<bool> = const { Cell::new(false) };
-}
-
-// SAFETY: hands every call on to the system's allocator, or refuses it.
-unsafe impl GlobalAlloc for Failing {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let left = UNTIL_FAILURE.get();
-        UNTIL_FAILURE.set(left.saturating_sub(1).max(-1));
-        if left == 0 {
-            FAILED.set(true);
-            return core::ptr::null_mut();
-        }
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Failing = Failing;
-
-/// Runs `f` with the `nth` allocation failing; whether one did.
-fn failing_at<R>(nth: i64, f: impl FnOnce() -> R) -> (R, bool) {
-    FAILED.set(false);
-    UNTIL_FAILURE.set(nth);
-    let result = f();
-    UNTIL_FAILURE.set(-1);
-    (result, FAILED.get())
-}
+use failing::failing_at;
 
 fn domain() -> IovaDomain {
     let slots = Arc::new(Slots::new(1, Fences::Symmetric).unwrap());

@@ -140,15 +140,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         if !self.is_plain_for(slot) {
             return self.map_at_once_other(slot, iova, paddr, len_bytes, prot);
         }
-        let checked = self.map_span::<true>(slot, iova, paddr, len_bytes, prot);
-        let Some((Span { off, pa, .. }, attrs)) = checked else {
-            return false;
-        };
-        if len_bytes == Self::PAGE {
-            self.map_leaf::<true, true>(off, pa, attrs)
-        } else {
-            self.map_even::<true>(off, len_bytes, pa, attrs)
-        }
+        self.map_at_once_as::<true>(slot, iova, paddr, len_bytes, prot)
     }
 
     /// [`map_at_once`](Self::map_at_once) in a table that is not
@@ -162,14 +154,26 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         len_bytes: u64,
         prot: Prot,
     ) -> bool {
-        let checked = self.map_span::<false>(slot, iova, paddr, len_bytes, prot);
+        self.map_at_once_as::<false>(slot, iova, paddr, len_bytes, prot)
+    }
+
+    #[inline(always)]
+    fn map_at_once_as<const PLAIN: bool>(
+        &self,
+        slot: &SlotGuard<'_>,
+        iova: Iova,
+        paddr: PhysAddr,
+        len_bytes: u64,
+        prot: Prot,
+    ) -> bool {
+        let checked = self.map_span::<PLAIN>(slot, iova, paddr, len_bytes, prot);
         let Some((Span { off, pa, .. }, attrs)) = checked else {
             return false;
         };
         if len_bytes == Self::PAGE {
-            self.map_leaf::<false, true>(off, pa, attrs)
+            self.map_leaf::<PLAIN, true>(off, pa, attrs)
         } else {
-            self.map_even::<false>(off, len_bytes, pa, attrs)
+            self.map_even::<PLAIN>(off, len_bytes, pa, attrs)
         }
     }
 

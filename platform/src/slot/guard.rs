@@ -16,7 +16,7 @@ use crate::sync::atomic::{Ordering, fence};
 // registers. The number is known to whoever enters: read back from the state it
 // would come two loads later, and what a slot keeps is found with it. It stands
 // between the references: two side by side LLVM packs into a vector register, and
-// spills that (7 instructions of an unmap).
+// spills that (4 instructions of a pair).
 #[derive(Debug)]
 #[repr(C)]
 pub struct SlotGuard<'s> {
