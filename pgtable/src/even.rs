@@ -6,7 +6,7 @@
 //! Every function here says whether it has done its work; if not, nothing has
 //! changed, and the caller goes the general way.
 
-use crate::{Format, Level, PageTable, TableMemory, format::CONTIGUOUS, table::Table};
+use crate::{Format, PageTable, TableMemory, format::CONTIGUOUS, table::Table};
 
 impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// Index and number of the entries for a range, if they are an even run in
@@ -63,12 +63,21 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
 
     /// The contiguous hint for a run of leaves: all of them, or none. `None` where
     /// some would have it.
+    // The condition stands in `write_run` too: one function for both costs two
+    // instructions of every request here.
     #[inline(always)]
     fn hint_for_all(&self, first: usize, count: usize, pa: u64) -> Option<u64> {
-        if !Self::may_have_hint(F::PAGE_LG2, first, count, pa, self.sizes) {
+        let shift = F::PAGE_LG2;
+        let run_lg2 = F::contiguous_lg2(Self::level_of(shift));
+        let run = 1_usize << run_lg2;
+        let hinted = run_lg2 > 0
+            && count >= run
+            && self.sizes >> (shift + run_lg2) & 1 != 0
+            // The run is aligned in both spaces or in neither.
+            && ((first as u64) << shift ^ pa) & ((1 << (shift + run_lg2)) - 1) == 0;
+        if !hinted {
             return Some(0);
         }
-        let run = 1_usize << F::contiguous_lg2(Level::LAST);
         ((first | count) & (run - 1) == 0).then_some(CONTIGUOUS)
     }
 

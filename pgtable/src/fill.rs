@@ -8,24 +8,6 @@ use crate::{
 };
 
 impl<F: Format, M: TableMemory> PageTable<F, M> {
-    /// Whether whole contiguous runs may lie among `count` leaves of `1 << shift`:
-    /// they are as many as a run at least, `sizes` allows one, and it is aligned in
-    /// both spaces or in neither.
-    #[inline(always)]
-    pub(crate) fn may_have_hint(
-        shift: u32,
-        first: usize,
-        count: usize,
-        pa: u64,
-        sizes: u64,
-    ) -> bool {
-        let run_lg2 = F::contiguous_lg2(Self::level_of(shift));
-        run_lg2 > 0
-            && count >= 1 << run_lg2
-            && sizes >> (shift + run_lg2) & 1 != 0
-            && ((first as u64) << shift ^ pa) & ((1 << (shift + run_lg2)) - 1) == 0
-    }
-
     /// Writes `count` leaves of `1 << shift` that map `pa` on, with the
     /// contiguous hint where a whole run of it fits.
     ///
@@ -52,7 +34,11 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let attrs = attrs | kind;
         let run_lg2 = F::contiguous_lg2(Self::level_of(shift));
         let run = 1_usize << run_lg2;
-        let hinted = Self::may_have_hint(shift, first, count, pa, sizes);
+        let hinted = run_lg2 > 0
+            && count >= run
+            && sizes >> (shift + run_lg2) & 1 != 0
+            // The run is aligned in both spaces or in neither.
+            && ((first as u64) << shift ^ pa) & ((1 << (shift + run_lg2)) - 1) == 0;
         let attrs = if hinted {
             if (first | count) & (run - 1) == 0 {
                 attrs | CONTIGUOUS
